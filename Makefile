@@ -1,0 +1,31 @@
+# make demo · test · lab · bench.  Each target sets up .venv (pinned by constraints.txt) when it has to.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test lab bench setup clean-venv
+.DEFAULT_GOAL := demo
+
+setup: $(READY)
+
+$(READY): constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys, venv, ensurepip; sys.version_info >= (3, 10) or sys.exit("mvnb needs Python 3.10 or newer; this is " + sys.version.split()[0] + ". Say which with: make PYTHON=python3.12 ...")' || { echo "Python 3.10 or newer with its venv module is needed (on Debian: apt-get install python3-venv)"; exit 1; }
+	@echo "Setting up .venv with the versions of constraints.txt (some 5 GB, mostly PyTorch; a few minutes)"
+	@$(PYTHON) -m venv --clear .venv && $(BIN)/python -m pip install --disable-pip-version-check --no-input --progress-bar on -c constraints.txt -e '.[dev]' > .venv/install.log 2>&1 || { tail -n 20 .venv/install.log; echo "The installation failed; the whole log is .venv/install.log"; exit 1; }
+	@touch $@
+
+demo: $(READY)  ## a paper's table on the puppets, start to finish
+	@$(BIN)/mvnb demo
+
+test: $(READY)  ## the notebooks' lessons, then pytest (which also checks that notebooks and library agree)
+	@$(BIN)/nbdev-test --n-workers 2 --do-print --skip-folder-re '^(tables|figures|explore|[_.].*)$$'
+	@$(BIN)/python -m pytest
+
+lab: $(READY)  ## JupyterLab on the notebooks
+	@$(BIN)/jupyter lab --notebook-dir=nbs
+
+bench: $(READY)  ## speed, as ratios measured in one run
+	@$(BIN)/python -m bench
+
+clean-venv:
+	@rm -rf .venv

@@ -1,0 +1,1 @@
+"""Speed of mvnb, as ratios measured in one run. Each module has `run() -> list of dict(name, value, target, unit, ok)`."""

@@ -1,0 +1,33 @@
+"""`python -m bench [name ...]`: runs every bench module (or the named ones) and prints what was measured beside its target.
+
+Exits with 1 when a target is missed. Times differ between machines and moments; the ratios come from one run each.
+"""
+import importlib
+import pkgutil
+import platform
+import sys
+import time
+
+import torch
+
+import bench
+
+
+def main(names):
+    known = sorted(m.name for m in pkgutil.iter_modules(bench.__path__) if not m.name.startswith("_"))
+    if unknown := set(names) - set(known):
+        sys.exit(f"no bench named {', '.join(sorted(unknown))}; there are: {', '.join(known)}")
+    print(f"{platform.platform()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    missed = 0
+    for name in names or known:
+        start = time.time()
+        rows = importlib.import_module(f"bench.{name}").run()
+        print(f"\n{name} ({time.time() - start:.0f} s)")
+        for row in rows:
+            missed += not row["ok"]
+            print(f"  {'ok    ' if row['ok'] else 'MISSED'} {row['name']}: {row['value']:.3g} {row['unit']} (target {row['target']})")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
