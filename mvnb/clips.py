@@ -97,7 +97,7 @@ def centre_box(height: int, # of the frame, pixels
     side = max(1, round(min(height, width) * share))
     return (height - side) // 2, (width - side) // 2, side, side
 
-# %% ../nbs/04_clips.ipynb #fe1654cb
+# %% ../nbs/04_clips.ipynb #a246a71e
 class ClipDataset:
     "Clips of an index of videos: which frames and which crop each sample has in each epoch, and how to read them."
     def __init__(self,
@@ -125,7 +125,7 @@ class ClipDataset:
         self.index, self.length, self.stride, self.size, self.views, self.mode = index, length, stride, size, views, mode
         self.scale, self.ratio, self.seed, self.cache, self.motion = tuple(scale), tuple(ratio), seed, cache, motion
         self.train, self.centre, self.cache_size = train, centre, cache_size or round(1.3 * size)
-        self.labels = np.asarray(index.labels, dtype=np.int64)
+        self.labels = np.array(index.labels, dtype=np.int64)
         self.failed: dict[str, str] = {}
 
     def __len__(self): return len(self.index)
@@ -169,7 +169,7 @@ def _box(self, position: int, # of the video in the index
 
 ClipDataset.times, ClipDataset.box = _times, _box
 
-# %% ../nbs/04_clips.ipynb #adda1534
+# %% ../nbs/04_clips.ipynb #19792dc0
 def _read(self, position: int, # of the video in the index
           epoch: int = 0, # epoch, from 0
          ) -> dict: # "clip" uint8 [V,C,T,H,W]; with motion "mv" float32 [V,T,2,H/8,W/8], "has_mv" bool [V,T,H/8,W/8]
@@ -187,7 +187,7 @@ def _read(self, position: int, # of the video in the index
 def _zeros(self):
     v, t, s = self.views, self.length, self.size
     out = {"clip": torch.zeros(v, 3, t, s, s, dtype=torch.uint8)}
-    if self.motion: out |= {"mv": torch.zeros(v, t, 2, s // 8, s // 8), "has_mv": torch.zeros(v, t, s // 8, s // 8, dtype=torch.bool)}
+    if self.motion: out |= {"mv": torch.zeros(v, t, 2, -(-s // 8), -(-s // 8)), "has_mv": torch.zeros(v, t, -(-s // 8), -(-s // 8), dtype=torch.bool)}
     return out
 
 ClipDataset.read, ClipDataset._zeros = _read, _zeros
@@ -299,7 +299,7 @@ def _batches(dataset, steps, epoch, workers, start):
         dataset._record(batch, batch.pop("failed"))
         yield batch | {"label": labels[batch["index"]], "epoch": epoch, "step": step}
 
-# %% ../nbs/04_clips.ipynb #2a6d8fcc
+# %% ../nbs/04_clips.ipynb #4ed99c94
 class _Decoded:
     "Decoded videos: `frames[i]` uint8 [T,h,w,C] or None, `native[i]` (height, width) of the file, `failed` {position: reason}."
     def __init__(self, frames, native, failed): self.frames, self.native, self.failed = frames, native, failed
@@ -316,7 +316,8 @@ def _decode(path, short):
 def _decode_all(index, short):
     "Decoded videos in order; a few ahead in threads."
     n, cores = len(index), max(1, settings.workers())
-    with ThreadPoolExecutor(cores) as pool, tqdm(total=n, desc=f"decoding at {short} px", mininterval=0.5, leave=False) as bar:
+    with ThreadPoolExecutor(cores) as pool, tqdm(total=n, desc=f"decoding at {short} px", unit="video",
+                                                mininterval=0.5, delay=2, leave=False) as bar:
         for k in range(0, n, 8 * cores):
             for out in pool.map(lambda i: _decode(index.path(i), short), range(k, min(n, k + 8 * cores))):
                 bar.update()
@@ -345,7 +346,7 @@ def _in_memory(index, short):
         while len(_held) > 1 and sum(d.nbytes for d in _held.values()) > _HELD_BYTES: _held.popitem(last=False)
         return _held[stamp]
 
-# %% ../nbs/04_clips.ipynb #a8865674
+# %% ../nbs/04_clips.ipynb #1d05c3ab
 _FORMAT = 1
 
 def _write(index, short, stamp, folder):
@@ -360,10 +361,13 @@ def _write(index, short, stamp, folder):
 
 def _open(folder, stamp):
     "The stored set, or None when it is absent, stale or damaged."
-    try: meta = json.loads((folder / "index.json").read_text()); flat = np.memmap(folder / "frames.bin", np.uint8, "r")
+    file = folder / "frames.bin"
+    try: meta, size = json.loads((folder / "index.json").read_text()), file.stat().st_size
     except (OSError, ValueError): return None
-    sizes = [int(np.prod(s)) if s else 0 for s in meta.get("shapes", ())]
-    if meta.get("format") != _FORMAT or meta.get("stamp") != stamp or flat.size != sum(sizes): return None
+    if not isinstance(meta, dict) or (meta.get("format"), meta.get("stamp")) != (_FORMAT, stamp): return None
+    sizes = [int(np.prod(s)) if s else 0 for s in meta["shapes"]]
+    if size != sum(sizes): return None
+    flat = np.memmap(file, np.uint8, "r") if size else np.empty(0, np.uint8)
     ends = np.cumsum(sizes)
     frames = [flat[e - n:e].reshape(s) if s else None for e, n, s in zip(ends, sizes, meta["shapes"])]
     return _Decoded(frames, [tuple(w) if w else None for w in meta["native"]], {int(i): why for i, why in meta["failed"].items()})
@@ -395,8 +399,8 @@ def _getstate(self): return {k: v for k, v in self.__dict__.items() if k != "_st
 
 ClipDataset.decoded, ClipDataset.__getstate__ = _decoded, _getstate
 
-# %% ../nbs/04_clips.ipynb #638fcd70
-def _cut(frames, # uint8 [T,h,w,C]
+# %% ../nbs/04_clips.ipynb #801091e5
+def _cut(frames, # T arrays uint8 [h,w,C]
          box, # top, left, height, width in pixels of these frames; need not be whole
          size, # side of the result
          out, # uint8 [C,T,size,size], written
@@ -413,7 +417,7 @@ def _read_cached(self, position, epoch, out):
     frames, (height, width) = self.decoded().frames[position], self.decoded().native[position]
     shrink = np.array([frames.shape[1] / height, frames.shape[2] / width] * 2)
     for view, times in enumerate(self.times(position, epoch, len(frames))):
-        _cut(frames[times], shrink * self.box(position, epoch, view, height, width), self.size, out[view])
+        _cut([frames[t] for t in times], shrink * self.box(position, epoch, view, height, width), self.size, out[view])
 
 ClipDataset._read_cached = _read_cached
 
