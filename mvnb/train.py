@@ -247,13 +247,13 @@ def make_fabric(device: str | None = None, # "auto", "cpu", "cuda", "cuda:1"; No
     fabric.launch()
     return fabric
 
-# %% ../nbs/50_train.ipynb #86d33de2
+# %% ../nbs/50_train.ipynb #afcc2048
 def to_device(batch: dict, # tensors and numbers
               device: torch.device, # where to
              ) -> dict: # the same with tensors on the device
-    "Moves a batch; on CUDA through pinned memory, without waiting."
+    "Moves a batch; on CUDA through pinned memory, without waiting. \"index\" stays: the host draws random numbers from it."
     move = (lambda t: t.pin_memory().to(device, non_blocking=True)) if device.type == "cuda" else (lambda t: t.to(device))
-    return {k: move(v) if isinstance(v, Tensor) else v for k, v in batch.items()}
+    return {k: move(v) if isinstance(v, Tensor) and k != "index" else v for k, v in batch.items()}
 
 # %% ../nbs/50_train.ipynb #9e3c40e2
 def _reader(dataset):
