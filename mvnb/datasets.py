@@ -7,7 +7,7 @@ __all__ = ['EXTENSIONS', 'ADAPTATION', 'SPLITS', 'DatasetError', 'read_lines', '
            'folder', 'class_key', 'Segment', 'read_segments', 'kinetics400', 'minikinetics200', 'ssv2', 'diving48',
            'adaptation', 'puppets', 'load', 'configured', 'CodecCount', 'Report', 'check']
 
-# %% ../nbs/03_datasets.ipynb #aa03dd1b
+# %% ../nbs/03_datasets.ipynb #a9415296
 import csv
 import difflib
 import hashlib
@@ -22,8 +22,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -47,7 +48,7 @@ def _text(path: Path) -> str:
         raise DatasetError(f"{path}: not UTF-8 text (byte {e.start}); save the list as plain UTF-8") from None
     except OSError as e: raise DatasetError(f"{path}: cannot be read ({e.strerror}); put the list file there") from None
 
-# %% ../nbs/03_datasets.ipynb #e1099b2d
+# %% ../nbs/03_datasets.ipynb #78a29414
 _OUTSIDE = re.compile(r"(^|[/\\])\.\.([/\\]|$)|^[/\\]|^[A-Za-z]:[/\\]|\0")
 
 def inside(path: str, # entry of a list
@@ -55,7 +56,8 @@ def inside(path: str, # entry of a list
            at: object, # the place in it, for the message, such as "line 7"
           ) -> str: # the entry with "./" and "//" taken out
     "A list entry as a path below the data root. Raises DatasetError when it points outside."
-    if _OUTSIDE.search(path):
+    suspect = ".." in path or path[:1] in "/\\" or path[1:2] == ":" or "\0" in path # most paths need no regular expression
+    if suspect and _OUTSIDE.search(path):
         raise DatasetError(f"{file}, {at}: {path!r} points outside the data root; entries must be relative paths without '..'")
     return posixpath.normpath(path) if "./" in path or "//" in path else path
 
@@ -264,7 +266,7 @@ def hmdb51(root: Path, # holds one folder per class
             if flag == (1 if split == "train" else 2): rows.add(f"{name}/{path}", label, file, line)
     return rows.index("hmdb51", split, root, [name for name, _ in files], annotations)
 
-# %% ../nbs/03_datasets.ipynb #4e43f2e0
+# %% ../nbs/03_datasets.ipynb #76abc6ff
 EXTENSIONS = frozenset(".mp4 .avi .webm .mkv .mov .mpg .mpeg .m4v .wmv .flv .3gp .ts".split())
 
 def _walk(root: Path, below: str = "", depth: int = 4) -> Iterator[str]:
@@ -274,7 +276,7 @@ def _walk(root: Path, below: str = "", depth: int = 4) -> Iterator[str]:
     for e in entries:
         if e.name.startswith("."): continue
         path = f"{below}/{e.name}" if below else e.name
-        if posixpath.splitext(e.name)[1].lower() in EXTENSIONS and e.is_file(): yield path
+        if e.name[e.name.rfind("."):].lower() in EXTENSIONS and e.is_file(): yield path
         elif depth and e.is_dir(): yield from _walk(root, path, depth-1)
 
 def _visible_folders(root: Path) -> list[str]:
@@ -299,8 +301,8 @@ def folder(root: Path, # holds class folders, or train/val/test with class folde
     paths, label = found[split if parts else ""], {c: i for i, c in enumerate(classes)}
     return Index("folder", split, root, Paths(paths), [label[class_of(p)] for p in paths], classes)
 
-# %% ../nbs/03_datasets.ipynb #1d70edd8
-def _stem(path: str) -> str: return posixpath.splitext(posixpath.basename(path))[0]
+# %% ../nbs/03_datasets.ipynb #8a85b850
+def _stem(path: str) -> str: return path.rpartition("/")[2].rpartition(".")[0]
 
 def _by_stem(root: Path, below: str = "") -> dict[str, str]:
     "File name without extension -> relative path, for every video below a folder."
@@ -314,15 +316,15 @@ def _first_file(folder: Path, names: Sequence[str], what: str) -> Path:
         if name.lower() in there: return there[name.lower()]
     raise DatasetError(f"{folder}: {what} is not in there; expected {' or '.join(names)}")
 
-# %% ../nbs/03_datasets.ipynb #9c288db0
+# %% ../nbs/03_datasets.ipynb #0a795297
+@lru_cache(maxsize=4096)
 def class_key(name: str, # class name or folder name
              ) -> str: # the same for every usual spelling of a class
     "A class name without capitals, apostrophes and the difference between spaces, underscores and other signs."
     return " ".join(re.findall(r"[^\W_]+", re.sub(r"['’\"]", "", name.casefold())))
 
-# %% ../nbs/03_datasets.ipynb #7a7de996
-@dataclass(frozen=True)
-class Segment:
+# %% ../nbs/03_datasets.ipynb #28338163
+class Segment(NamedTuple):
     "One row of a Kinetics CSV."
     youtube: str # YouTube id
     start: int # seconds
@@ -331,7 +333,7 @@ class Segment:
     line: int # where it stands in the CSV
 
     @property
-    def timed(self) -> str: return f"{self.youtube}_{self.start:06d}_{self.end:06d}"
+    def timed(self) -> str: return "%s_%06d_%06d" % self[:3]
 
 def read_segments(file: Path, # CSV with the columns youtube_id, time_start, time_end and, but for test lists, label
                  ) -> Iterator[Segment]:
@@ -340,31 +342,32 @@ def read_segments(file: Path, # CSV with the columns youtube_id, time_start, tim
     at = {name.strip(): i for i, name in enumerate(next(rows, []))}
     if missing := [c for c in ("youtube_id", "time_start", "time_end") if c not in at]:
         raise DatasetError(f"{file}, line 1: no column {', '.join(missing)}; expected label,youtube_id,time_start,time_end,split")
-    where = [at["youtube_id"], at["time_start"], at["time_end"], at.get("label")]
-    while True:
-        try:
-            row = next(rows, None)
-            if row is None: return
-            if not row or not "".join(row).strip(): continue
-            name, start, end, label = (row[i].strip() if i is not None else None for i in where)
-            if not name: raise ValueError
-            segment = Segment(name, int(float(start)), int(float(end)), label, rows.line_num)
-        except (ValueError, IndexError, OverflowError, csv.Error):
-            raise DatasetError(f"{file}, line {rows.line_num}: not a row of label,youtube_id,time_start,time_end,split; correct or delete it") from None
-        yield segment
+    youtube, start, end, label = (at.get(c) for c in ("youtube_id", "time_start", "time_end", "label"))
+    try:
+        for row in rows:
+            if not "".join(row).strip(): continue
+            if not row[youtube].strip(): raise ValueError
+            yield Segment(row[youtube].strip(), int(float(row[start])), int(float(row[end])),
+                          row[label].strip() or None if label is not None else None, rows.line_num)
+    except (ValueError, IndexError, OverflowError, csv.Error):
+        raise DatasetError(f"{file}, line {rows.line_num}: not a row of label,youtube_id,time_start,time_end,split; correct or delete it") from None
 
-# %% ../nbs/03_datasets.ipynb #ce356c1d
+# %% ../nbs/03_datasets.ipynb #69b862f2
+def _kinetics_base(root: Path, split: str) -> str: # folder of a split below the root, "" when there is none
+    names = {"val": ("val", "validate", "validation")}.get(split, (split,))
+    customary = [form.format(n) for n in names for form in ("{}", "videos_{}", "{}_256", "compress/{}_256")]
+    return next((c for c in customary if (Path(root) / c).is_dir()), "")
+
 class _KineticsFiles:
     "Where the files of a split are, and where an absent one would be."
     def __init__(self, root: Path, split: str):
-        names = {"val": ("val", "validate", "validation")}.get(split, (split,))
-        customary = [f.format(n) for n in names for f in ("{}", "videos_{}", "{}_256", "compress/{}_256")]
-        self.base = next((c for c in customary if (Path(root) / c).is_dir()), "")
+        self.base = _kinetics_base(root, split)
         self.found = _by_stem(root, self.base)
-        inner = [p[len(self.base):].lstrip("/") for p in self.found.values()]
-        self.folders = {class_key(p.split("/")[0]): p.split("/")[0] for p in inner if "/" in p}
-        self.flat = bool(inner) and not self.folders
-        self.timed = sum(map(bool, map(_TIMES.search, self.found))) * 2 >= len(inner)
+        depth = self.base.count("/") + 1 if self.base else 0
+        names = {parts[depth] for p in self.found.values() if len(parts := p.split("/", depth + 1)) > depth + 1}
+        self.folders = {class_key(name): name for name in sorted(names)}
+        self.flat = bool(self.found) and not names
+        self.timed = sum(map(bool, map(_TIMES.search, self.found))) * 2 >= len(self.found)
 
     def path(self, segment: Segment) -> str:
         if path := self.found.get(segment.timed) or self.found.get(segment.youtube): return path
@@ -392,7 +395,7 @@ def _numbering(classes: Sequence[str], source: object) -> Callable[[str, str], i
         except KeyError: raise DatasetError(f"{where}: class {name!r} is not among the {len(classes)} of {source}; correct one of the two") from None
     return label_of
 
-# %% ../nbs/03_datasets.ipynb #b144fb47
+# %% ../nbs/03_datasets.ipynb #2829b83a
 def kinetics400(root: Path, # holds train/ and val/
                 annotations: Path | None = None, # holds train.csv, val.csv and label_map_k400.txt, each of them optional
                 split: str = "train", # "train", "val", or "test" (no labels)
@@ -415,7 +418,7 @@ def _kinetics_classes(root: Path, annotations: Path | None) -> list[str]:
     "Without a label map: the alphabet of all classes in the CSVs or, failing these, in the folders."
     csvs = [c for c in (_kinetics_csv(annotations, s) for s in ("train", "val")) if c]
     names = {s.label for c in csvs for s in read_segments(c) if s.label}
-    names = names or {f for s in ("train", "val") for f in _KineticsFiles(root, s).folders.values()}
+    names = names or {f for s in ("train", "val") if (base := _kinetics_base(root, s)) for f in _visible_folders(root / base)}
     return sorted({class_key(n): n.replace("_", " ") for n in sorted(names)}.values())
 
 # %% ../nbs/03_datasets.ipynb #048fa6cb
