@@ -10,10 +10,11 @@ __all__ = ['JOINTS', 'ACTIONS', 'CLASSES', 'NAMES', 'SPLITS', 'SIZES', 'FRAMES',
            'scene_texture', 'camera_path', 'cast', 'render', 'plan', 'boxes_of', 'ground_truth', 'make', 'manifest',
            'index']
 
-# %% ../nbs/02_puppets.ipynb #5eec1d15
+# %% ../nbs/02_puppets.ipynb #61e23e4a
 import colorsys
 import functools
 import hashlib
+import io
 import json
 import multiprocessing
 import os
@@ -28,6 +29,7 @@ from filelock import FileLock
 from tqdm.auto import tqdm
 
 from . import settings
+from .video import write_video
 
 # %% ../nbs/02_puppets.ipynb #2c8166a9
 JOINTS = ("lean", "neck", "arm_l", "elbow_l", "arm_r", "elbow_r", "leg_l", "knee_l", "leg_r", "knee_r", "dx", "hop", "spin")
@@ -66,10 +68,10 @@ def _place(points: dict, pose: dict) -> dict: # turn about the hips, then stand 
     move = np.stack([pose["dx"], up + pose["hop"]], -1)
     return {k: p + move for k, p in points.items()}
 
-# %% ../nbs/02_puppets.ipynb #33d76692
+# %% ../nbs/02_puppets.ipynb #4309c84f
 def swing(p): return np.sin(2 * np.pi * p)             # -1 .. 1
 def pulse(p): return .5 - .5 * np.cos(2 * np.pi * p)   #  0 .. 1
-def snap(p): return pulse(p) ** 3                      #  0 .. 1, mostly 0
+def snap(p): return pulse(p) ** 2                      #  0 .. 1, mostly 0
 def toward(a, b, w): return a + (b - a) * w            # from a to b as w goes from 0 to 1
 
 ACTIONS = {}
@@ -309,12 +311,12 @@ def scenes(name: str, # one of NAMES
 def _known(name):
     if name not in CLASSES: raise ValueError(f"no puppet set {name!r}: choose one of {', '.join(NAMES)}")
 
-# %% ../nbs/02_puppets.ipynb #c7ca23cb
-LOOKS = { # saturation, value: of scenes; outline: of puppets; grain, contrast, blur: of the film; offset of the first hue
-    "puppets-u": dict(saturation=.75, value=.85, outline=None, grain=1.5, contrast=1., blur=0., hue=.0),
-    "puppets-h": dict(saturation=.55, value=.75, outline=(25, 22, 30), grain=7., contrast=.85, blur=.6, hue=.06),
-    "puppets-k": dict(saturation=.85, value=.80, outline=None, grain=3., contrast=1.1, blur=0., hue=.03),
-    "puppets-d": dict(saturation=.50, value=.90, outline=None, grain=2., contrast=.95, blur=.4, hue=.55),
+# %% ../nbs/02_puppets.ipynb #ff39d834
+LOOKS = { # saturation, value: of scenes; outline: of puppets; grain, contrast, blur: of the film; hue: of the first pool; B-frames of the encoding
+    "puppets-u": dict(saturation=.75, value=.85, outline=None, grain=1.5, contrast=1., blur=0., hue=.0, bframes=0),
+    "puppets-h": dict(saturation=.65, value=.75, outline=(25, 22, 30), grain=7., contrast=.85, blur=.6, hue=.06, bframes=2),
+    "puppets-k": dict(saturation=.85, value=.80, outline=None, grain=3., contrast=1.1, blur=0., hue=.03, bframes=2),
+    "puppets-d": dict(saturation=.50, value=.90, outline=None, grain=2., contrast=.95, blur=.4, hue=.55, bframes=0),
 }
 
 @functools.lru_cache(maxsize=64)
@@ -474,19 +476,21 @@ def plan(name: str, # one of NAMES
     count = classes * max(2, round(SIZES[name][SPLITS.index(split)] / classes * scale))
     return [_entry(name, split, i, seed, own, camera) for i in range(count)]
 
-# %% ../nbs/02_puppets.ipynb #66f14d9f
+# %% ../nbs/02_puppets.ipynb #707b833b
 def _entry(name, split, i, seed, rho, camera):
-    key = [seed, _number(name), _number(split), i]
-    rng, label = np.random.default_rng(key), i % len(CLASSES[name])
-    chances, kind = rng.random(2), CAMERAS[rng.integers(1, len(CAMERAS))]
-    mine, every = scenes(name, label), scenes(name)
-    others = [s for s in every if s not in mine] or list(every)
-    choice = list(every) if rho is None else list(mine) if chances[0] < rho else others
-    act = CLASSES[name][label]
-    return dict(path=f"{split}/{act}/{i:05d}.mp4", label=label, split=split, scene=int(rng.choice(choice)),
-                camera=kind if chances[1] < camera else "still", seed=key)
+    key, classes = [seed, _number(name), _number(split), i], len(CLASSES[name])
+    rng, label, turn = np.random.default_rng(key), i % classes, i // classes
+    act, kind, moving = CLASSES[name][label], CAMERAS[rng.integers(1, len(CAMERAS))], rng.random() < camera
+    if rho is None: pool = _dealt(key, label, turn, classes)
+    elif (_dealt(key, label, turn, 10) + rng.random()) / 10 < rho: pool = label
+    else: pool = (label + rng.integers(1, classes)) % classes
+    return dict(path=f"{split}/{act}/{i:05d}.mp4", label=label, split=split, scene=int(rng.choice(scenes(name, pool))),
+                camera=kind if moving else "still", seed=key)
 
-# %% ../nbs/02_puppets.ipynb #cc525f3d
+def _dealt(key, label, turn, n): # a number below n, dealt from a shuffled deck: each comes once in n turns
+    return int(np.random.default_rng(key[:3] + [label, turn // n, n]).permutation(n)[turn % n])
+
+# %% ../nbs/02_puppets.ipynb #cf5fb111
 def boxes_of(masks: np.ndarray # bool [T,H,W]
             ) -> np.ndarray: # float32 [T,4]: x0, y0, x1, y1 in pixels, x1 and y1 exclusive; zeros where the mask is empty
     "The tightest box around each mask."
@@ -499,7 +503,9 @@ def boxes_of(masks: np.ndarray # bool [T,H,W]
 def _save_truth(path, masks):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as z: # np.savez would store the time of day
         for key, value in (("bits", np.packbits(masks, axis=-1)), ("shape", np.array(masks.shape))):
-            with z.open(zipfile.ZipInfo(f"{key}.npy", (1980, 1, 1, 0, 0, 0)), "w") as f: np.lib.format.write_array(f, value)
+            buffer = io.BytesIO()
+            np.lib.format.write_array(buffer, value)
+            z.writestr(zipfile.ZipInfo(f"{key}.npy", (1980, 1, 1, 0, 0, 0)), buffer.getvalue(), zipfile.ZIP_DEFLATED)
 
 # %% ../nbs/02_puppets.ipynb #965c08d6
 def ground_truth(path: str | Path # a puppet video that `make` wrote
@@ -511,31 +517,19 @@ def ground_truth(path: str | Path # a puppet video that `make` wrote
     masks = np.unpackbits(bits, axis=-1, count=int(shape[2])).astype(bool)
     return masks, boxes_of(masks)
 
-# %% ../nbs/02_puppets.ipynb #94cdf6bd
-def _write(path, frames): # H.264, one encoder thread: the same bytes for the same libraries
-    import av
-    from fractions import Fraction
-    with av.open(str(path), "w", format="mp4") as out:
-        stream = out.add_stream("libx264", rate=Fraction(FPS).limit_denominator(1000))
-        stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
-        stream.options = {"crf": "20", "preset": "veryfast", "threads": "1", "x264-params": "keyint=12:threads=1"}
-        for f in frames: out.mux(stream.encode(av.VideoFrame.from_ndarray(f, format="rgb24")))
-        out.mux(stream.encode())
-
-# %% ../nbs/02_puppets.ipynb #49236ef4
+# %% ../nbs/02_puppets.ipynb #d90ea00a
 def _make_one(job): # (folder, set, entry) -> entry with checksums
     folder, name, entry = job
-    cv2.setNumThreads(1)
+    cv2.setNumThreads(1) # one process per core already
     video = Path(folder) / entry["path"]
     video.parent.mkdir(parents=True, exist_ok=True)
     frames, masks = render(name, video.parent.name, entry["scene"], seed=entry["seed"] + [1], camera=entry["camera"])
-    out = dict(entry)
-    for path, save, data, key in ((video, _write, frames, "sha256"), (video.with_suffix(".npz"), _save_truth, masks, "truth_sha256")):
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        save(part, data)
-        out[key] = _sha256(part)
-        os.replace(part, path)
-    return out
+    write_video(video, frames, FPS, options={"crf": 20, "preset": "veryfast", "bf": LOOKS[name]["bframes"]})
+    truth = video.with_suffix(".npz")
+    part = truth.with_name(f".{truth.name}.{os.getpid()}.part")
+    _save_truth(part, masks)
+    os.replace(part, truth)
+    return dict(entry, sha256=_sha256(video), truth_sha256=_sha256(truth))
 
 def _sha256(path): return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
@@ -585,9 +579,9 @@ def _intact(video, entry):
     try: return _sha256(video) == entry["sha256"] and _sha256(video.with_suffix(".npz")) == entry["truth_sha256"]
     except OSError: return False
 
-# %% ../nbs/02_puppets.ipynb #fd8c9fc0
+# %% ../nbs/02_puppets.ipynb #e5fe95e9
 def _build(folder, params, entries, damaged, workers, progress):
-    for part in folder.glob("*/*/.*.part"): part.unlink(missing_ok=True) # left by a process that was killed
+    for part in folder.glob("*/*/.*.part*"): part.unlink(missing_ok=True) # left by a process that was killed
     if damaged is not None: # the manifest stands: mend, unless other libraries encode other bytes
         if _run(folder, params["name"], [_bare(e) for e in damaged], workers, progress) == damaged: return
     (folder / "manifest.json").unlink(missing_ok=True)
