@@ -587,13 +587,13 @@ def _known(name: str, split: str, fold: int):
     folds = (1, 2, 3) if name in ("ucf101", "hmdb51") else (1,)
     if fold not in folds: raise DatasetError(f"{name} has no fold {fold!r}; it has {', '.join(map(str, folds))}")
 
-# %% ../nbs/03_datasets.ipynb #0bb1b8fd
+# %% ../nbs/03_datasets.ipynb #f4c6e7e4
 def _place(name: str, given: Path | None, keys: Sequence[str], what: str, needed: bool = True) -> Path | None:
     "A folder from the caller or from the first settings key that is set."
     paths = [Path(given).expanduser()] if given is not None else [p for k in keys if (p := settings.folder("data", k))]
     if paths and paths[0].is_dir(): return paths[0]
     variable = f"MVNB_DATA_{keys[0]}".upper().replace("-", "_")
-    how = f"set {keys[0]} = FOLDER under [data] in settings.local.ini, or {variable}"
+    how = f"set {keys[0]} = FOLDER under [data] in settings.local.ini, or {variable}, or give {'root' if 'videos' in what else 'annotations'}="
     if paths: raise DatasetError(f"{paths[0]}: no such folder for {what} of {name}; " + ("check the path" if given is not None else f"check [data] {keys[0]} or {variable}"))
     if needed: raise DatasetError(f"{what} of {name} are not configured: {how}")
     return None
@@ -623,22 +623,23 @@ def load(name: str, # a key of SPLITS
     reader = dict(ucf101=ucf101, hmdb51=hmdb51, kinetics400=kinetics400, ssv2=ssv2, diving48=diving48)[name]
     return reader(root, annotations, split, fold) if name in ("ucf101", "hmdb51") else reader(root, annotations, split)
 
-# %% ../nbs/03_datasets.ipynb #8f2b8de5
+# %% ../nbs/03_datasets.ipynb #00269ab9
 def configured(name: str, # a key of SPLITS
               ) -> bool: # True when root and lists are set and there; puppets always are
-    "Whether a data set can be loaded on this machine as the settings stand."
-    try: load(name, SPLITS[name][-1 if name.endswith("-target") else 0])
+    "Whether a data set's lists load on this machine as the settings stand; its files are not looked at."
+    if name.startswith("puppets-"): return name in SPLITS
+    try: load(name, "test" if name.endswith("-target") else "val" if name in ("ssv2", "kinetics400") else "train")
     except DatasetError: return False
     return True
 
-# %% ../nbs/03_datasets.ipynb #d9c287fc
+# %% ../nbs/03_datasets.ipynb #3326b1e2
 @dataclass(frozen=True)
 class CodecCount:
     "What the files of one codec have in common."
     files: int = 0 # files that decode to the end
-    moving: int = 0 # of these, files with motion vectors in at least one frame
+    moving: int = 0 # of these, files with usable motion vectors in at least one frame
     frames: int = 0 # frames in all of them
-    mv_frames: int = 0 # of these, frames with at least one motion vector
+    mv_frames: int = 0 # of these, frames with usable motion vectors
 
 @dataclass(frozen=True)
 class Report:
@@ -676,13 +677,16 @@ def _report_text(r: Report, most: int = 10) -> str:
         if len(lines) > most: out.append(f"{title}: … and {len(lines) - most} more")
     return "\n".join(out)
 
-# %% ../nbs/03_datasets.ipynb #25c90249
+# %% ../nbs/03_datasets.ipynb #280e9a2c
+_DAMAGE = re.compile(r"decoding fails|is damaged") # in video.probe's words about a file that does not decode to its end
+
 def _probe(path: Path) -> tuple[str, int, int, str | None]: # codec, frames, frames with motion vectors, reason when unreadable
     from mvnb import video
     try: p = video.probe(path)
     except video.VideoError as e: return "", 0, 0, e.reason
     except Exception as e: return "", 0, 0, f"{type(e).__name__}: {e}"
-    return p.codec or "unknown", p.frames, p.mv_frames, None
+    if _DAMAGE.search(p.reason): return p.codec, 0, 0, f"{p.frames} frames decode; {p.reason}"
+    return p.codec, p.frames, p.mv_frames - p.mv_blank, None
 
 def _probe_many(root: Path, paths: list[str]) -> list[tuple]: return [_probe(root / p) for p in paths]
 

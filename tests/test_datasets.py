@@ -264,7 +264,8 @@ def test_unknown_names_splits_folds_and_unset_roots(tmp_path, monkeypatch):
 
 def test_settings_lead_to_the_ordinary_reader(tmp_path, monkeypatch):
     lists = ucf(tmp_path / "lists", "Kick/a.avi 1\n", "Wave/b.avi\n")
-    assert not datasets.configured("ucf101") or os.environ.get("MVNB_DATA_UCF101") or datasets.settings.data_root("ucf101")
+    monkeypatch.setenv("MVNB_DATA_UCF101", str(tmp_path / "gone"))
+    assert not datasets.configured("ucf101") and datasets.configured("puppets-u")
     monkeypatch.setenv("MVNB_DATA_UCF101", str(tmp_path))
     monkeypatch.setenv("MVNB_DATA_UCF101_ANNOTATIONS", str(lists))
     assert datasets.configured("ucf101")
@@ -494,8 +495,8 @@ def fake_probe(monkeypatch):
         if text == "crash": os._exit(3)
         if text == "bug": raise RuntimeError("unforeseen")
         if not text: raise video.VideoError(path, "empty file")
-        codec, frames, moving = text.split()
-        return types.SimpleNamespace(codec=codec, frames=int(frames), mv_frames=int(moving))
+        codec, frames, moving, *reason = text.split(maxsplit=3)
+        return types.SimpleNamespace(codec=codec, frames=int(frames), mv_frames=int(moving) + 1, mv_blank=1, reason="".join(reason))
     monkeypatch.setattr(video, "probe", probe, raising=False)
 
 
@@ -508,7 +509,7 @@ def made_set(root, contents):
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_check_counts(tmp_path, fake_probe, workers):
-    index = made_set(tmp_path, ["h264 10 9"] * 30 + ["vp9 20 0"] * 5 + [""] * 2 + ["bug"])
+    index = made_set(tmp_path, ["h264 10 9"] * 30 + ["vp9 20 0 the vp9 decoder gives out no motion vectors"] * 5 + [""] * 2 + ["bug"])
     (tmp_path / "a/004.mp4").unlink()
     report = datasets.check(index, workers=workers, progress=False)
     assert (report.listed, report.found, report.missing, report.checked, report.ok) == (38, 37, ("a/004.mp4",), 37, False)
@@ -545,13 +546,14 @@ def test_check_on_real_files(shared_data):
     index = load("folder", "all", root=shared_data / "clips")
     few = index.subset([i for i, p in enumerate(index.paths) if p.split("/")[0] in ("hmdb51", "edge", "something-something-v2", "ucf11")])
     report = datasets.check(few, workers=2, progress=False)
-    assert list(report.unreadable) == ["edge/corrupted.mp4"]
+    assert list(report.unreadable) == ["edge/corrupted.mp4"] and report.unreadable["edge/corrupted.mp4"].startswith("28 frames decode; ")
     good = [truth[p] for p in few.paths if p not in report.unreadable]
     assert report.codecs.keys() == {r["codec"] for r in good}
     for codec, n in report.codecs.items():
         rows = [r for r in good if r["codec"] == codec]
         assert (n.files, n.moving) == (len(rows), sum(r["motion_vectors"] == "yes" for r in rows))
-        assert n.frames == sum(int(r["frames"]) for r in rows) and n.mv_frames == sum(int(r["mv_frames"] or 0) for r in rows)
+        assert n.frames == sum(int(r["frames"]) for r in rows)
+        assert (n.mv_frames > 0) == (n.moving > 0) and n.mv_frames <= sum(int(r["mv_frames"] or 0) for r in rows)  # some are placeholders
 
 
 # ---- size
