@@ -6,7 +6,7 @@
 __all__ = ['sample_rng', 'temporal_indices', 'random_box', 'centre_box', 'ClipDataset', 'TooManyBadFiles', 'steps_per_epoch',
            'order', 'batches']
 
-# %% ../nbs/04_clips.ipynb #c95660e2
+# %% ../nbs/04_clips.ipynb #ec9c9e8a
 import functools
 import hashlib
 import json
@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from filelock import FileLock
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 from tqdm.auto import tqdm
 
 from . import settings
@@ -253,9 +253,9 @@ def order(dataset, # anything with a length
     parts = [np.array_split(step, world)[rank].tolist() for step in steps]
     return [part for part in parts if part]
 
-# %% ../nbs/04_clips.ipynb #5cb72564
+# %% ../nbs/04_clips.ipynb #a1428b67
 def _collate(items):
-    batch = {k: torch.stack([item[k] for item in items]) for k in ("clip", "mv", "has_mv") if k in items[0]}
+    batch = {k: default_collate([item[k] for item in items]) for k in ("clip", "mv", "has_mv") if k in items[0]} # shared memory at once
     batch["index"] = torch.tensor([item["index"] for item in items])
     batch["ok"] = torch.tensor([item["ok"] for item in items])
     batch["failed"] = {p: r for item in items for p, r in item["failed"].items()}

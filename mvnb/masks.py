@@ -61,16 +61,21 @@ def seed_region(difference: Tensor, # mean difference, float [B,H,W]
     "Seed region S: the blurred, scaled mean difference (FAME, Eq. 2)."
     return minmax(blur(difference))
 
-# %% ../nbs/11_masks.ipynb #0255d630
+# %% ../nbs/11_masks.ipynb #5355d5fa
+def _eager_cpu(x): return x.is_cpu and not torch.compiler.is_compiling() # where looking at a value costs nothing
+
 def _ascending(values):
     "Rows sorted. NumPy's vector sort is several times faster than a selection on a CPU."
-    if values.is_cpu and not torch.compiler.is_compiling(): return torch.from_numpy(np.sort(values.numpy(), axis=-1))
-    return values.sort(-1).values
+    return torch.from_numpy(np.sort(values.numpy(), axis=-1)) if _eager_cpu(values) else values.sort(-1).values
 
 def _extreme(values, ordered, count, largest=True):
-    "Of each row the `count` largest (or smallest) values as bool, ties taken from the left."
-    if not count: return torch.zeros_like(values, dtype=torch.bool)
-    edge = ordered[:, -count, None] if largest else ordered[:, count - 1, None]
+    "Of each row the `count` largest (or smallest) values as bool, ties taken from the left; `ordered` are the rows sorted."
+    width = values.shape[1]
+    if count in (0, width): return torch.full_like(values, count == width, dtype=torch.bool)
+    inner, outer = (width - count, width - count - 1) if largest else (count - 1, count)
+    edge = ordered[:, inner, None]
+    if _eager_cpu(values) and (ordered[:, inner] != ordered[:, outer]).all(): # no tie at the edge
+        return values >= edge if largest else values <= edge
     sure, tied = values > edge if largest else values < edge, values == edge
     room = count - sure.sum(1, keepdim=True)
     return sure | (tied & (tied.cumsum(1, dtype=torch.int32) <= room))
@@ -82,30 +87,28 @@ def check_share(beta: float, # share of pixels
     if not 0 < beta <= 1: raise ValueError(f"beta is {beta}: the share of pixels kept as foreground lies in (0, 1]")
     return beta
 
-# %% ../nbs/11_masks.ipynb #f0f651f7
+# %% ../nbs/11_masks.ipynb #849d6d8e
 @torch.no_grad()
 def keep_top(image: Tensor, # float [B,H,W]
              beta: float = 0.5, # share of pixels to keep, in (0, 1]
             ) -> Tensor: # bool [B,H,W], exactly floor(beta*H*W) True per sample
     "The largest values of each image (FAME, Eq. 4). Ties go to the first in reading order; NaN counts as 0. Raises ValueError for beta outside (0, 1]."
-    batch, height, width = image.shape
+    height, width = image.shape[-2:]
     values = image.float().nan_to_num().flatten(1)
-    count = math.floor(check_share(beta) * height * width)
-    return _extreme(values, _ascending(values), count).view(batch, height, width)
+    return _extreme(values, _ascending(values), math.floor(check_share(beta) * height * width)).view(image.shape)
 
-# %% ../nbs/11_masks.ipynb #95959dd7
+# %% ../nbs/11_masks.ipynb #da4be137
 def hsv(image: Tensor, # float [B,3,H,W] in [0,1]
        ) -> tuple[Tensor, Tensor, Tensor]: # hue in radians [0, 2 pi), saturation and value in [0,1]; each [B,H,W]
     "Red, green, blue to hue, saturation, value. Grey has hue and saturation 0."
     red, green, blue = image.unbind(1)
-    value = image.amax(1)
-    chroma = value - image.amin(1)
-    safe = chroma.clamp_min(1e-12)
-    sector = torch.where(green == value, 2 + (blue - red) / safe, 4 + (red - green) / safe)
-    sector = torch.where(red == value, (green - blue) / safe, sector)
-    return (sector / 6).remainder(1) * (2 * math.pi), chroma / (value + 1e-8), value
+    value = torch.maximum(torch.maximum(red, green), blue)
+    chroma = value - torch.minimum(torch.minimum(red, green), blue)
+    sector = torch.where(green == value, (blue - red).add_(chroma, alpha=2), (red - green).add_(chroma, alpha=4))
+    sector = torch.where(red == value, green - blue, sector).div_(chroma.clamp_min(1e-12))
+    return sector.remainder_(6).mul_(math.pi / 3), chroma.div_(value + 1e-8), value
 
-# %% ../nbs/11_masks.ipynb #03f40ca7
+# %% ../nbs/11_masks.ipynb #04ab3d45
 HUES = {"published": 2 * math.pi, "angle": 1.0} # factor on the hue in radians
 
 def color_code(image: Tensor, # float [B,3,H,W] in [0,1]
@@ -114,12 +117,12 @@ def color_code(image: Tensor, # float [B,3,H,W] in [0,1]
     "Colour code of every pixel: ten bins each for the two hue coordinates and the value (FAME, below Eq. 4; the authors' code)."
     if hue not in HUES: raise ValueError(f"no hue convention {hue!r}: choose one of {', '.join(HUES)}")
     angle, saturation, value = hsv(image.float())
-    angle = angle * HUES[hue]
-    x, y = (saturation * angle.cos() + 1) / 2, (saturation * angle.sin() + 1) / 2
-    column, row, level = ((9 * c + 1).round() for c in (x, y, value))
-    return (column + 10 * (row - 1) + 100 * (level - 1)).long()
+    angle, radius = angle * HUES[hue], saturation * 4.5
+    column, row = (turn.mul_(radius).add_(5.5).round_() for turn in (angle.cos(), angle.sin())) # 9 (s cos + 1) / 2 + 1
+    level = (value * 9).add_(1).round_()
+    return column.add_(row, alpha=10).add_(level, alpha=100).sub_(110).long()
 
-# %% ../nbs/11_masks.ipynb #94db7fa5
+# %% ../nbs/11_masks.ipynb #2110f6bb
 def color_likelihood(code: Tensor, # int64 [B,H,W] in [1, 1000]
                      seed: Tensor, # seed region, float [B,H,W]
                     ) -> Tensor: # float32 [B,H,W] in [0,1]
@@ -129,10 +132,8 @@ def color_likelihood(code: Tensor, # int64 [B,H,W] in [1, 1000]
     ordered, pixels = _ascending(values), height * width
     front = _extreme(values, ordered, pixels // 2)
     back = _extreme(values, ordered, pixels // 10, largest=False)
-    region = torch.where(front, 0, torch.where(back, 1000, 2000))
-    counts = torch.zeros(batch, 3000, device=code.device).scatter_add_(1, bins + region, torch.ones_like(values))
-    front, back = counts[:, :1000], counts[:, 1000:2000] + 1
-    front, back = (h / (h.sum(1, keepdim=True) + 1e-8) for h in (front, back))
+    front, back = (torch.zeros(batch, 1000, device=code.device).scatter_add_(1, bins, r.float()) for r in (front, back))
+    front, back = (h / (h.sum(1, keepdim=True) + 1e-8) for h in (front, back + 1))
     return (front / (front + back)).gather(1, bins).view(batch, height, width)
 
 # %% ../nbs/11_masks.ipynb #28e76e18
@@ -146,16 +147,16 @@ class Stages(NamedTuple):
     probability: Tensor # the same blurred and scaled to [0,1]
     mask: Tensor        # bool [B,H,W]
 
-# %% ../nbs/11_masks.ipynb #ec021ef1
+# %% ../nbs/11_masks.ipynb #b0a18981
 def _summaries(clip):
     "Mean difference and mean frame of a checked clip, free of NaN and inside [0,1]."
     if as_batch(clip, 2).shape[1] != 3: raise ValueError(f"colour clips [B,3,T,H,W] are needed, got shape {tuple(clip.shape)}")
     difference, mean = summarize(clip)
-    if mean.is_cpu and mean.numel() and not torch.compiler.is_compiling():
-        low, high = mean.amin().item(), mean.amax().item()
+    if _eager_cpu(mean) and mean.numel():
+        low, high = (bound.item() for bound in mean.aminmax())
         if low < -0.01 or high > 1.01:
             raise ValueError(f"clip values lie in [0, 1], its mean frame has {low:.2f} to {high:.2f}; make the mask before normalizing, and divide bytes by 255")
-    return difference.nan_to_num(0).clamp(0, 3), mean.nan_to_num(0).clamp(0, 1)
+    return difference.nan_to_num_(0).clamp_(0, 3), mean.nan_to_num_(0).clamp_(0, 1)
 
 # %% ../nbs/11_masks.ipynb #b83b66bc
 @torch.no_grad()

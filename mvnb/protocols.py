@@ -88,7 +88,7 @@ def _gather(parts: list) -> list:
     torch.distributed.all_gather_object(everyone, parts)
     return [part for parts in everyone for part in parts]
 
-# %% ../nbs/60_protocols.ipynb #0e4898a9
+# %% ../nbs/60_protocols.ipynb #85cfc676
 _POOL = {"softmax": lambda x: x.softmax(2).mean(1), "features": lambda x: x.mean(1), "none": lambda x: x}
 
 @torch.no_grad()
@@ -133,7 +133,7 @@ def _in_order(parts, dataset) -> Extracted:
     values, good = torch.zeros(len(dataset), *found.shape[1:]), torch.zeros(len(dataset), dtype=torch.bool)
     values[index], good[index] = found * ok.view(-1, *[1] * (found.ndim - 1)), ok
     if not values.isfinite().all(): raise ValueError("the model's outputs are not finite: its weights are broken, or the precision is too low for it")
-    return Extracted(values, torch.as_tensor(np.asarray(dataset.index.labels)), good, [str(p) for p in dataset.index.paths])
+    return Extracted(values, torch.from_numpy(np.array(dataset.index.labels)), good, [str(p) for p in dataset.index.paths])
 
 # %% ../nbs/60_protocols.ipynb #b0fbbe97
 class Classifier(nn.Module):
@@ -311,7 +311,7 @@ def linear_probe(backbone: nn.Module, # pretrained; not changed
     if not _distributed() or torch.distributed.get_rank() == 0: save_weights(results.classifier.head, Path(folder) / "head.safetensors")
     return results
 
-# %% ../nbs/60_protocols.ipynb #e47ee1a2
+# %% ../nbs/60_protocols.ipynb #5c645297
 def _centred(features: Tensor) -> Tensor: return F.normalize(features - features.mean(0, keepdim=True), dim=1)
 
 def neighbours(query, # float [Q,D]
@@ -335,7 +335,7 @@ def retrieval(query, # float [Q,D], features of the test videos
               ks: tuple = (1, 5, 10, 20, 50), # numbers of neighbours
              ) -> dict: # {k: recall in %}
     "R@k: share of queries with one of their class among the k nearest (FAME, Table 2). Raises ValueError for labels below 0."
-    query_labels, gallery_labels = (torch.as_tensor(np.asarray(y)) for y in (query_labels, gallery_labels))
+    query_labels, gallery_labels = (y.cpu() if isinstance(y, Tensor) else torch.from_numpy(np.array(y)) for y in (query_labels, gallery_labels))
     if len(query_labels) != len(query) or len(gallery_labels) != len(gallery): raise ValueError("each feature needs a label")
     if min(query_labels.min(), gallery_labels.min()) < 0: raise ValueError("a label below 0 is no class: retrieval needs labelled videos")
     near = neighbours(query, gallery, max(ks)).cpu()
