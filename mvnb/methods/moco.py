@@ -67,7 +67,7 @@ def encode_shuffled(encode, # function: clips [B,...] -> keys [B,D]
     keys = encode(gather(clip)[order[mine].to(clip.device)])
     return gather(keys)[order.argsort()[mine].to(clip.device)]
 
-# %% ../../nbs/40_moco.ipynb #64f3ffb6
+# %% ../../nbs/40_moco.ipynb #9a854122
 @register("moco")
 class MoCo(nn.Module):
     "Momentum contrast (MoCo v2: He et al. 2020, Chen et al. 2020) between two clips of a video."
@@ -102,19 +102,19 @@ class MoCo(nn.Module):
         self.key_backbone, self.key_head = deepcopy(self.backbone).requires_grad_(False), deepcopy(self.head).requires_grad_(False)
         self._told = False # whether the training loop calls start_step
 
-    def pair(self, batch: dict) -> tuple: # two clips [B,3,T,H,W], uint8 or float in [0,1]
+    def pair(self, batch: dict) -> tuple: # two float clips [B,3,T,H,W] in [0,1]
         "The two clips to be compared, before photometric augmentation."
         clip = self.clips(batch)
         return clip[:, 0], clip[:, 1]
 
-# %% ../../nbs/40_moco.ipynb #85aee86d
-def _clips(self: MoCo, batch: dict) -> Tensor: # uint8 [B,V,3,T,H,W]
+# %% ../../nbs/40_moco.ipynb #d677d17e
+def _clips(self: MoCo, batch: dict) -> Tensor: # float [B,V,3,T,H,W] in [0,1]
     "The batch's clips, checked. Raises ValueError if there are fewer views than the method needs."
     clip = batch["clip"]
     if clip.ndim != 6 or clip.shape[1] < self.views:
         raise ValueError(f"{type(self).__name__} needs {self.views} clips of each video, [B,{self.views},3,T,H,W]; the batch has "
                          f"{list(clip.shape)}: make the ClipDataset with views={self.views}")
-    return clip
+    return to_float(clip)
 
 def _batch_rng(self: MoCo, batch: dict, stream: str): # numpy generator
     "For draws about a batch as a whole: a function of (seed, epoch, step)."
@@ -122,10 +122,8 @@ def _batch_rng(self: MoCo, batch: dict, stream: str): # numpy generator
 
 def _views_of(self: MoCo, batch: dict) -> tuple: # (query, key): normalised clips [B,3,T,H,W]
     "The pair, each with its own photometric augmentation, normalised."
-    def augment(clip, view):
-        clip = to_float(clip) if clip.dtype == torch.uint8 else clip
-        return normalize(self.photometric.apply(clip, self.photometric.draw(self.seed, batch["epoch"], batch["index"], view)))
-    return tuple(augment(clip, view) for clip, view in zip(self.pair(batch), "qk"))
+    draw = lambda view: self.photometric.draw(self.seed, batch["epoch"], batch["index"], view)
+    return tuple(normalize(self.photometric.apply(clip, draw(view))) for clip, view in zip(self.pair(batch), "qk"))
 
 MoCo.clips, MoCo.batch_rng, MoCo.views_of = _clips, _batch_rng, _views_of
 
