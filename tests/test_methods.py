@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from mvnb import masks, methods
+from mvnb.augment import to_float
 from mvnb.methods.fame import BE, FAME
 from mvnb.methods.moco import MoCo, encode_shuffled, enqueue, momentum_update
 
@@ -102,7 +103,7 @@ def test_beta_one_is_moco_bit_for_bit():
 @pytest.mark.parametrize("variant", ["fame", "seed", "grid", "gauss"])
 def test_single_merges_the_query_only(variant):
     task, batch = FAME(**TINY, variant=variant, beta=0.4), make_batch(size=5)
-    clip = batch["clip"].float() / 255
+    clip = to_float(batch["clip"])
     query, key = task.pair(batch)
     assert torch.equal(key, clip[:, 1])
     mask = masks.foreground(clip[:, 0], variant, 0.4)
@@ -118,7 +119,7 @@ def test_single_merges_the_query_only(variant):
 
 def test_both_merges_the_key_as_well():
     batch = make_batch(size=6)
-    clip = batch["clip"].float() / 255
+    clip = to_float(batch["clip"])
     query, key = FAME(**TINY, branch="both").pair(batch)
     assert not torch.equal(query, clip[:, 0]) and not torch.equal(key, clip[:, 1])
 
@@ -126,7 +127,7 @@ def test_both_merges_the_key_as_well():
 def test_intra_takes_the_third_clip():
     task, batch = FAME(**TINY, source="intra", beta=0.3), make_batch(views=3)
     assert task.views == 3
-    clip = batch["clip"].float() / 255
+    clip = to_float(batch["clip"])
     query, key = task.pair(batch)
     mask = masks.fame_mask(clip[:, 0], 0.3)[:, None, None]
     assert torch.equal(query, torch.where(mask, clip[:, 0], clip[:, 2])) and torch.equal(key, clip[:, 1])
@@ -145,7 +146,7 @@ def test_be_adds_one_frame_of_the_clip():
     task, batch = BE(**TINY, lambda_max=0.3), make_batch(size=6)
     clip = batch["clip"][:, 0].double() / 255
     mixed, key = task.pair(batch)
-    assert torch.equal(key, batch["clip"][:, 1].float() / 255)
+    assert torch.equal(key, to_float(batch["clip"])[:, 1])
     for b in range(6):
         errors = []
         for r in range(clip.shape[2]):  # least squares for lambda, given the still frame
