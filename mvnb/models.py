@@ -7,7 +7,7 @@ __all__ = ['INCEPTION', 'BACKBONES', 'Backbone', 'ResNet3D', 'same_padding', 'Un
            'register', 'build', 'describe', 'projection_head', 'WeightsError', 'save_weights', 'read_weights', 'Loaded',
            'load_weights']
 
-# %% ../nbs/20_models.ipynb #fc34553d
+# %% ../nbs/20_models.ipynb #dd76f157
 import difflib
 import json
 import math
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -285,7 +285,7 @@ def save_weights(model: nn.Module, # what to save
     finally: partial.unlink(missing_ok=True)
     return path
 
-# %% ../nbs/20_models.ipynb #3fecee97
+# %% ../nbs/20_models.ipynb #60a712a1
 def _tensors(content, # what a file held
             ) -> dict: # name -> tensor
     "The state dict in a checkpoint: the content itself, or the largest one inside it."
@@ -306,8 +306,9 @@ def read_weights(path: str | Path, # .safetensors, .pt, .pth or .tar
         tensors = _tensors(torch.load(path, map_location="cpu", weights_only=True))
     except pickle.UnpicklingError as e:
         raise WeightsError(f"{path}: not plain weights; only tensors and plain containers are read ({str(e).splitlines()[0]})") from e
-    except (SafetensorError, RuntimeError, EOFError, OSError) as e:
-        raise WeightsError(f"{path}: damaged or not a file of weights ({str(e).splitlines()[0] if str(e) else type(e).__name__})") from e
+    except WeightsError: raise
+    except Exception as e: # a parser of arbitrary bytes may fail in any way
+        raise WeightsError(f"{path}: damaged or not a file of weights ({type(e).__name__}: {next(iter(str(e).splitlines()), '')})") from e
     if not tensors: raise WeightsError(f"{path}: holds no tensors")
     return tensors, {}
 
