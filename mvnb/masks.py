@@ -37,7 +37,7 @@ def _blur_matrix(size, kernel, device):
     at = torch.minimum(at, period - at) if size > 1 else at * 0
     return torch.zeros(size, size, device=device).scatter_add_(1, at, (taps / taps.sum()).expand(size, kernel))
 
-# %% ../nbs/11_masks.ipynb #c1325e91
+# %% ../nbs/11_masks.ipynb #987abc4f
 def blur(image: Tensor, # float [B,H,W]
          kernel: int | None = None, # taps, odd; None: a tenth of the height, as FAME does
         ) -> Tensor: # float32 [B,H,W]
@@ -45,15 +45,16 @@ def blur(image: Tensor, # float [B,H,W]
     height, width = image.shape[-2:]
     kernel = int(0.1 * height) // 2 * 2 + 1 if kernel is None else kernel
     with torch.autocast(image.device.type, enabled=False):
-        rows, columns = _blur_matrix(height, kernel, image.device), _blur_matrix(width, kernel, image.device)
+        rows = _blur_matrix(height, kernel, image.device)
+        columns = rows if width == height else _blur_matrix(width, kernel, image.device)
         return rows @ image.float() @ columns.T
 
-# %% ../nbs/11_masks.ipynb #2906ea1f
+# %% ../nbs/11_masks.ipynb #cfc69316
 def minmax(image: Tensor, # float [B,H,W]
           ) -> Tensor: # float [B,H,W] in [0,1]; zero where the image is constant
     "Each image of the batch scaled to [0, 1]."
     low, high = image.amin((-2, -1), keepdim=True), image.amax((-2, -1), keepdim=True)
-    return (image - low) / (high - low + 1e-8)
+    return (image - low).div_(high - low + 1e-8)
 
 # %% ../nbs/11_masks.ipynb #eb3767fb
 def seed_region(difference: Tensor, # mean difference, float [B,H,W]
@@ -61,7 +62,7 @@ def seed_region(difference: Tensor, # mean difference, float [B,H,W]
     "Seed region S: the blurred, scaled mean difference (FAME, Eq. 2)."
     return minmax(blur(difference))
 
-# %% ../nbs/11_masks.ipynb #5355d5fa
+# %% ../nbs/11_masks.ipynb #19f828d6
 def _eager_cpu(x): return x.is_cpu and not torch.compiler.is_compiling() # where looking at a value costs nothing
 
 def _ascending(values):
@@ -74,8 +75,12 @@ def _extreme(values, ordered, count, largest=True):
     if count in (0, width): return torch.full_like(values, count == width, dtype=torch.bool)
     inner, outer = (width - count, width - count - 1) if largest else (count - 1, count)
     edge = ordered[:, inner, None]
-    if _eager_cpu(values) and (ordered[:, inner] != ordered[:, outer]).all(): # no tie at the edge
-        return values >= edge if largest else values <= edge
+    if _eager_cpu(values):
+        kept = values >= edge if largest else values <= edge
+        for b in (ordered[:, inner] == ordered[:, outer]).nonzero()[:, 0].tolist(): # rows with a tie at the edge: rare
+            surplus = int(kept[b].sum()) - count
+            kept[b, (values[b] == edge[b]).nonzero()[-surplus:, 0]] = False
+        return kept
     sure, tied = values > edge if largest else values < edge, values == edge
     room = count - sure.sum(1, keepdim=True)
     return sure | (tied & (tied.cumsum(1, dtype=torch.int32) <= room))
@@ -147,13 +152,14 @@ class Stages(NamedTuple):
     probability: Tensor # the same blurred and scaled to [0,1]
     mask: Tensor        # bool [B,H,W]
 
-# %% ../nbs/11_masks.ipynb #b0a18981
+# %% ../nbs/11_masks.ipynb #516e307f
 def _summaries(clip):
     "Mean difference and mean frame of a checked clip, free of NaN and inside [0,1]."
     if as_batch(clip, 2).shape[1] != 3: raise ValueError(f"colour clips [B,3,T,H,W] are needed, got shape {tuple(clip.shape)}")
     difference, mean = summarize(clip)
     if _eager_cpu(mean) and mean.numel():
         low, high = (bound.item() for bound in mean.aminmax())
+        if 0 <= low and high <= 1: return difference, mean
         if low < -0.01 or high > 1.01:
             raise ValueError(f"clip values lie in [0, 1], its mean frame has {low:.2f} to {high:.2f}; make the mask before normalizing, and divide bytes by 255")
     return difference.nan_to_num_(0).clamp_(0, 3), mean.nan_to_num_(0).clamp_(0, 1)
