@@ -6,11 +6,12 @@
 __all__ = ['BACKEND', 'VideoError', 'NoMotionVectors', 'write_video', 'Clip', 'read_clip', 'num_frames', 'read_video', 'Probe',
            'probe', 'probe_table']
 
-# %% ../nbs/01_video.ipynb #fd3bd6a4
+# %% ../nbs/01_video.ipynb #a7407c1f
 import bisect
 import contextlib
 import dataclasses
 import functools
+import gc
 import itertools
 import os
 import stat
@@ -19,13 +20,14 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-# %% ../nbs/01_video.ipynb #4cb77c34
+# %% ../nbs/01_video.ipynb #8a026988
 import av
 import numpy as np
 import torch
 import torch.nn.functional as F
 from av.stream import Disposition
 from av.video.frame import PictureType
+from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
 # %% ../nbs/01_video.ipynb #1c2ffd50
@@ -260,15 +262,20 @@ def _scan(path: str, stamp: tuple) -> _Scan:
         keys=tuple(sorted({0, *np.argsort(order)[starts].tolist()})) if seeks else (0,),
         wary=_judge(codec, pixels, key, starts, whole), still=_still(codec, key))
 
-# %% ../nbs/01_video.ipynb #e1bcd204
+# %% ../nbs/01_video.ipynb #40333f4f
 _B = int(PictureType.B)
 
 class _PastEnd(VideoError): pass
 
+def _frames(container, stream) -> Iterator: # in display order; keeps no frame that it has given away
+    for packet in container.demux(stream):
+        ready = packet.decode()[::-1]
+        while ready: yield ready.pop()
+
 def _seek(container, stream, stamp: int) -> Iterator | None: # frames from the one with this time stamp on
     try:
         container.seek(stamp, stream=stream)
-        frames = container.decode(stream)
+        frames = _frames(container, stream)
         first = next(frames)
     except (av.FFmpegError, StopIteration): return None
     return itertools.chain([first], frames) if first.pts == stamp else None
@@ -278,11 +285,11 @@ def _next(path: str, frames: Iterator, at: int): # the frame after number `at`; 
     except (av.FFmpegError, ValueError) as e:
         raise VideoError(path, f"decoding fails at frame {at + 1} ({_said(e)})") from None
 
-# %% ../nbs/01_video.ipynb #a1a0a723
+# %% ../nbs/01_video.ipynb #3ccbcd34
 def _decode(path: str, wanted, scan: _Scan, motion=False, kinds: dict | None = None) -> Iterator: # (index, frame) for rising indices
     kinds = {} if kinds is None else kinds # type of every frame that came by
     with _opened(path, motion) as (container, stream):
-        frames, at, frame = container.decode(stream), -1, None
+        frames, at, frame = _frames(container, stream), -1, None
         for index in (rest := iter(wanted)):
             key = scan.keys[bisect.bisect_right(scan.keys, index) - 1]
             if key > at + 1:
@@ -295,17 +302,19 @@ def _decode(path: str, wanted, scan: _Scan, motion=False, kinds: dict | None = N
                 kinds[at] = frame.pict_type
             if frame.is_corrupt: raise VideoError(path, f"frame {index} is damaged")
             yield index, frame
+            frame = None
+            if motion: gc.collect(0) # a frame and its vectors refer to each other: let them go now
         while motion and scan.codec != "h264" and kinds.get(at) == _B: # a B-frame's future reference is still to come
             if (frame := _next(path, frames, at)) is None: break
             at += 1
             kinds[at] = frame.pict_type
 
-# %% ../nbs/01_video.ipynb #f8974e0b
+# %% ../nbs/01_video.ipynb #d991ce5a
 def _turns(frame) -> int: # quarter turns, counterclockwise, that make the frame upright
     return round(frame.rotation/90) % 4
 
-def _upright(frame) -> np.ndarray: # uint8 [1,H,W,3]
-    pixels = frame.to_ndarray(format="rgb24")
+def _upright(frame, converter: VideoReformatter) -> np.ndarray: # uint8 [1,H,W,3]
+    pixels = converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
     return np.ascontiguousarray(np.rot90(pixels, _turns(frame)))[None] if frame.rotation else pixels[None]
 
 # %% ../nbs/01_video.ipynb #9d14ad4b
@@ -338,11 +347,11 @@ def _gather(path: str, chunks, crop, size): # rgb [3,T,h,w], frame size, box
         parts.append(_fit(chunk, box, fit).transpose(0, 1).contiguous())
     return torch.cat(parts, 1) if len(parts) > 1 else parts[0], shape, box
 
-# %% ../nbs/01_video.ipynb #346e2f47
+# %% ../nbs/01_video.ipynb #a5a5926e
 def _vectors(frame, codec: str) -> np.ndarray | None: # what the decoder says, without placeholders
     field = frame.side_data.get("MOTION_VECTORS")
     if field is None or (codec in _BLANK and frame.pict_type == _B): return None
-    return field.to_ndarray()
+    return field.to_ndarray().copy() # not a view that keeps the whole frame
 
 # %% ../nbs/01_video.ipynb #42860ee8
 def _distances(index: int, scan: _Scan, refs: np.ndarray | None, kinds: dict) -> tuple[int, int]: # frames to the nearest past and future reference
@@ -362,27 +371,35 @@ def _references(path: str, stamp: tuple) -> np.ndarray | None: # [frames] True w
     rows = [r for r in _packets(path, every=True)[4] if not r[2]]
     return np.array([r[4][0] > 0 for r in rows])[scan.decoded]
 
-# %% ../nbs/01_video.ipynb #f7b9b1c3
+# %% ../nbs/01_video.ipynb #57156478
+def _cells(v: np.ndarray, t: np.ndarray, rows: int, cols: int) -> tuple[np.ndarray, np.ndarray]: # native cells that blocks cover, and whose they are
+    w, h = v["w"].astype(np.int64), v["h"].astype(np.int64)
+    left, top, first = (v["dst_x"] - w//2)//8, (v["dst_y"] - h//2)//8, t*(rows*cols)
+    kind, cells, blocks = (w//8)*32 + h//8, [], []
+    for code in np.flatnonzero(np.bincount(kind)):
+        mine = np.flatnonzero(kind == code)
+        for dy in range(max(1, code % 32)):
+            for dx in range(max(1, code//32)):
+                y, x = top[mine] + dy, left[mine] + dx
+                inside = (y >= 0) & (y < rows) & (x >= 0) & (x < cols)
+                cells.append((first[mine] + y*cols + x)[inside])
+                blocks.append(mine[inside])
+    return np.concatenate(cells), np.concatenate(blocks)
+
+# %% ../nbs/01_video.ipynb #2ec1262c
 def _spread(fields: list, distances: np.ndarray, height: int, width: int): # sum [2,T,h,w] and count [T,h,w] on the native 8x8 grid
     rows, cols = -(-height//8), -(-width//8)
-    total, count = np.zeros((2, len(fields)*rows*cols)), np.zeros(len(fields)*rows*cols)
+    shape, n = (len(fields), rows, cols), len(fields)*rows*cols
     t = np.repeat(np.arange(len(fields)), [0 if f is None else len(f) for f in fields])
-    if len(t) == 0: return total.reshape(2, -1, rows, cols), count.reshape(-1, rows, cols)
+    if len(t) == 0: return np.zeros((2, *shape)), np.zeros(shape)
     v = np.concatenate([f for f in fields if f is not None])
-    future = v["source"] > 0
-    pace = np.where(future, 1., -1.)/np.maximum(v["motion_scale"], 1)/distances[t, future.astype(int)]
-    w, h = v["w"].astype(int), v["h"].astype(int)
-    left, top = (v["dst_x"] - w//2)//8, (v["dst_y"] - h//2)//8
-    for bw, bh in sorted(set(zip(w.tolist(), h.tolist()))):
-        mine = np.flatnonzero((w == bw) & (h == bh))
-        dy, dx = (g.reshape(-1, 1) for g in np.mgrid[:max(1, bh//8), :max(1, bw//8)])
-        y, x = top[mine] + dy, left[mine] + dx # [cells of a block, blocks]
-        inside = (y >= 0) & (y < rows) & (x >= 0) & (x < cols)
-        cell, block = ((t[mine]*rows + y)*cols + x)[inside], np.broadcast_to(mine, y.shape)[inside]
-        count += np.bincount(cell, minlength=len(count))
-        for axis, name in enumerate(("motion_x", "motion_y")):
-            total[axis] += np.bincount(cell, v[name][block]*pace[block], len(count))
-    return total.reshape(2, -1, rows, cols), count.reshape(-1, rows, cols)
+    mx, my, future = v["motion_x"], v["motion_y"], (v["source"] > 0).astype(np.int64)
+    pace = (2*future - 1)/np.maximum(v["motion_scale"], 1)/distances[t, future]
+    weak = (mx == 0) & (my == 0) & (v["w"].astype(np.int64)*v["h"] < 256)
+    cell, block = _cells(v, t, rows, cols)
+    strong, rest = np.bincount(cell + n*weak[block], minlength=2*n).reshape(2, *shape)
+    total = [np.bincount(cell, (m*pace)[block], n).reshape(shape) for m in (mx, my)]
+    return np.stack(total), np.where(strong > 0, strong, rest)
 
 # %% ../nbs/01_video.ipynb #e20daf3b
 def _overlap(start: float, length: float, out: int, cells: int, whole: int | None) -> np.ndarray: # [out cells, native cells] shares
@@ -433,16 +450,18 @@ def _wanted(path: str, frames) -> tuple[list[int], list[int] | None]: # rising i
     wanted, places = np.unique(indices, return_inverse=True)
     return wanted.tolist(), None if len(wanted) == len(indices) and (np.diff(indices) > 0).all() else places.tolist()
 
-# %% ../nbs/01_video.ipynb #33ce996c
+# %% ../nbs/01_video.ipynb #aa285db7
 def _read_av(path, wanted, crop, size, scan, motion) -> Clip:
-    kinds, fields, places, about = {}, [], [], []
+    kinds, fields, places, about, converter = {}, [], [], [], VideoReformatter()
     def chunks():
         for index, frame in _decode(path, wanted, scan, motion, kinds):
             if motion:
                 fields.append(_vectors(frame, scan.codec))
                 places.append(index)
             if not about: about.extend([(frame.height, frame.width), _turns(frame)])
-            yield _upright(frame)
+            pixels = _upright(frame, converter)
+            del frame # it goes before the next one comes
+            yield pixels
     rgb, _, box = _gather(path, chunks(), crop, size)
     if not motion: return Clip(rgb)
     refs = _references(*_check(path))
@@ -488,7 +507,7 @@ def num_frames(path, # video file
     if count == 0: raise VideoError(text, "no frame of it decodes")
     return count
 
-# %% ../nbs/01_video.ipynb #1a506e2d
+# %% ../nbs/01_video.ipynb #cb830d4f
 def read_video(path, # video file
                size: int | tuple[int, int] | None = None, # short side, or (height, width), in pixels
                stride: int = 1, # keep every stride-th frame
@@ -498,9 +517,10 @@ def read_video(path, # video file
     if stride < 1 or (max_frames is not None and max_frames < 1): raise ValueError("stride and max_frames must be at least 1")
     text, stamp = _check(path)
     scan = _scan(text, stamp)
+    converter = VideoReformatter()
     def chunks():
         with contextlib.suppress(_PastEnd):
-            for _, frame in _decode(text, itertools.islice(itertools.count(0, stride), max_frames), scan): yield _upright(frame)
+            for _, frame in _decode(text, itertools.islice(itertools.count(0, stride), max_frames), scan): yield _upright(frame, converter)
     chunks = iter(chunks())
     if (first := next(chunks, None)) is None: raise VideoError(text, "no frame of it decodes")
     return Clip(_gather(text, itertools.chain([first], chunks), None, size)[0])
@@ -524,12 +544,12 @@ class Probe:
     @property
     def coverage(self) -> float: return (self.mv_frames - self.mv_blank)/self.frames # share of frames with usable vectors
 
-# %% ../nbs/01_video.ipynb #702510c7
+# %% ../nbs/01_video.ipynb #52da2208
 def _tally(path: str, scan: _Scan) -> tuple: # (first frame, frames, with vectors, blank, fps, header's count, damage)
     first, count, with_mv, blank, damage = None, 0, 0, 0, ""
     with _opened(path, motion=True) as (container, stream):
         fps, claimed = float(stream.average_rate or stream.guessed_rate or 0), stream.frames
-        frames = container.decode(stream)
+        frames = _frames(container, stream)
         try:
             while (frame := _next(path, frames, count - 1)) is not None:
                 first, count = first or (frame.width, frame.height, _turns(frame)), count + 1
