@@ -90,14 +90,14 @@ def _runs_list(args) -> int:
     print(f"{len(lines)} runs in {settings.runs()}")
     return 0
 
-# %% ../nbs/90_cli.ipynb #12781856
+# %% ../nbs/90_cli.ipynb #f38435f0
 @contextlib.contextmanager
 def _this_kernel():
     "While this lasts, kernel `python3` is this interpreter."
     with tempfile.TemporaryDirectory(prefix="mvnb-kernel-") as folder:
         spec = Path(folder, "kernels", "python3")
         spec.mkdir(parents=True)
-        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=ERROR"]
         (spec / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "Python 3", "language": "python"}))
         with _environment(JUPYTER_PATH=os.pathsep.join([folder, *filter(None, [os.environ.get("JUPYTER_PATH")])]), MVNB_PYTHON=sys.executable): yield
 
@@ -133,17 +133,20 @@ def _progress_shown(out=None):
             with _environment(MVNB_PROGRESS=str(path), MVNB_PROGRESS_COLUMNS=columns): yield
         finally: done.set(); thread.join()
 
-# %% ../nbs/90_cli.ipynb #d5c90aa6
+# %% ../nbs/90_cli.ipynb #e12aff7f
 def _clean(notebook):
-    "Takes out of an executed notebook what only concerns this machine."
+    "Takes out of an executed notebook what only concerns this machine, and joins the lines that a cell printed."
     notebook.metadata = {k: v for k, v in notebook.metadata.items() if k in ("kernelspec", "language_info")}
     for cell in notebook.cells:
-        tags = [t for t in cell.metadata.get("tags", []) if t in ("parameters", "injected-parameters")]
+        tags = cell.metadata.get("tags", [])
         cell.metadata = {"tags": tags} if tags else {}
-        for output in cell.get("outputs", []): output.metadata = {} if "metadata" in output else output.get("metadata")
-    for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            if output.get("metadata", 0) is None: del output["metadata"]
+        outputs, cell_outputs = [], cell.get("outputs", [])
+        for output in cell_outputs:
+            if "metadata" in output: output.metadata = {}
+            before = outputs[-1] if outputs else {}
+            if output.output_type == "stream" == before.get("output_type") and output.name == before.name: before.text += output.text
+            else: outputs.append(output)
+        if cell_outputs: cell.outputs = outputs
     return notebook
 
 def _execute(source: Path, target: Path, parameters: dict):
@@ -165,7 +168,7 @@ def _execute(source: Path, target: Path, parameters: dict):
         raise Refused(f"{e.ename}: {reason} (the page up to there: {failed})") from None
     finally: partial.unlink(missing_ok=True)
 
-# %% ../nbs/90_cli.ipynb #14e801fe
+# %% ../nbs/90_cli.ipynb #e884b8fe
 def _table(args) -> int:
     "Runs a table's notebook and shows the table."
     from mvnb import tables
@@ -180,7 +183,7 @@ def _table(args) -> int:
         raise Refused(f"the notebook ended without an error, but {len(lost)} of {len(plan.runs)} results are not in {settings.runs()}: first {lost[0]}")
     outcome = tables.table(args.paper, args.number).run(plan, progress=False)
     print(f"\n{outcome}\n\n{outcome.claims}\n")
-    print(f"{time.monotonic() - started:.0f} s. The page: {page}\n{'':>{len(f'{time.monotonic() - started:.0f} s. ')}}Figure:   {page.with_suffix('.png')}")
+    print(f"The page is {page}\nIts figure   {page.with_suffix('.png')}\nThis took {time.monotonic() - started:.0f} s.")
     return 0
 
 def _demo(args) -> int:
