@@ -51,9 +51,9 @@ class VideoError(Exception):
 class NoMotionVectors(VideoError):
     "The file decodes, but its codec or its coding gives no motion vectors."
 
-# %% ../nbs/01_video.ipynb #6ff79be5
-def _encode(file: str, frames: np.ndarray, fps: Fraction, codec: str, options: dict, container: str | None):
-    with av.open(file, "w", format=container) as out:
+# %% ../nbs/01_video.ipynb #bae3877a
+def _encode(file: str, frames: np.ndarray, fps: Fraction, codec: str, options: dict):
+    with av.open(file, "w") as out:
         height, width = frames.shape[1:3]
         stream = out.add_stream(codec, rate=fps, options=options)
         stream.width, stream.height = width, height
@@ -62,7 +62,7 @@ def _encode(file: str, frames: np.ndarray, fps: Fraction, codec: str, options: d
         for frame in frames: out.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
         out.mux(stream.encode(None))
 
-# %% ../nbs/01_video.ipynb #179a423f
+# %% ../nbs/01_video.ipynb #3a14c381
 def write_video(path, # file to write; its suffix chooses the container
                 frames: np.ndarray, # uint8 [T,H,W,3], RGB
                 fps: float = 25.0, # frames per second
@@ -76,7 +76,7 @@ def write_video(path, # file to write; its suffix chooses the container
     if options is None: options = {"crf": "18", "preset": "veryfast"} if codec == "libx264" else {}
     part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
-        _encode(str(part), frames, Fraction(fps).limit_denominator(1001), codec, {k: str(v) for k, v in options.items()}, None)
+        _encode(str(part), frames, Fraction(fps).limit_denominator(1001), codec, {k: str(v) for k, v in options.items()})
         os.replace(part, path)
     finally: part.unlink(missing_ok=True)
     return path
