@@ -10,17 +10,15 @@ __all__ = ['JOINTS', 'ACTIONS', 'CLASSES', 'NAMES', 'SPLITS', 'SIZES', 'FRAMES',
            'scene_texture', 'camera_path', 'cast', 'render', 'plan', 'boxes_of', 'ground_truth', 'make', 'manifest',
            'index']
 
-# %% ../nbs/02_puppets.ipynb #61e23e4a
+# %% ../nbs/02_puppets.ipynb #77e36a25
 import colorsys
 import functools
 import hashlib
 import io
 import json
-import multiprocessing
 import os
-import sys
 import zipfile
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -31,9 +29,9 @@ from tqdm.auto import tqdm
 from . import settings
 from .video import write_video
 
-# %% ../nbs/02_puppets.ipynb #2c8166a9
+# %% ../nbs/02_puppets.ipynb #28ed51e7
 JOINTS = ("lean", "neck", "arm_l", "elbow_l", "arm_r", "elbow_r", "leg_l", "knee_l", "leg_r", "knee_r", "dx", "hop", "spin")
-_TORSO, _NECK, _ARM, _LEG = .31, .145, (.17, .17), (.23, .23) # lengths in body heights
+_TORSO, _NECK, _ARM, _LEG = .31, .145, (.175, .18), (.23, .23) # lengths in body heights
 
 def _step(start, angle, length): # the point `length` away, angles in degrees from straight down
     a = np.deg2rad(angle)
@@ -83,11 +81,11 @@ def action(f):
 def _sides(s): return (s, "r" if s == "l" else "l", 1 if s == "r" else -1)
 def _both(joint, angle): return {f"{joint}_l": -angle, f"{joint}_r": angle} # mirrored left and right
 
-# %% ../nbs/02_puppets.ipynb #4d0bc555
+# %% ../nbs/02_puppets.ipynb #8c891a64
 @action
 def wave(p, s, r):
     s, _, out = _sides(s)
-    return {f"arm_{s}": out * 140 + 0 * p, f"elbow_{s}": out * 15 + 65 * swing(2 * p)}
+    return {f"arm_{s}": out * 140 + 18 * swing(2 * p), f"elbow_{s}": out * 15 + 55 * swing(2 * p)}
 
 @action
 def jumping_jack(p, s, r):
@@ -200,7 +198,7 @@ SIZES = {"puppets-u": (320, 96, 96), "puppets-h": (240, 80, 80), "puppets-k": (4
 FRAMES, SIZE, FPS = 40, 96, 12.5
 VERSION = 1 # of the drawing: part of every folder's name
 
-# %% ../nbs/02_puppets.ipynb #92701d18
+# %% ../nbs/02_puppets.ipynb #b0da0b18
 def rest_pose(rng: np.random.Generator) -> dict: # joint -> angle in degrees
     "A random pose to rest in: the poses of many actions, held still."
     r = dict.fromkeys(JOINTS, 0.)
@@ -209,16 +207,16 @@ def rest_pose(rng: np.random.Generator) -> dict: # joint -> angle in degrees
         r[f"elbow_{side}"] = sign * rng.choice([0, 0, 60, -60]) + rng.uniform(-12, 12)
         r[f"leg_{side}"] = sign * rng.uniform(2, 20)
     kind = rng.random()
-    if kind < .25: # crouched
+    if kind < .2: # crouched
         bend = rng.uniform(25, 60)
         for side, sign in (("l", -1), ("r", 1)): r[f"leg_{side}"], r[f"knee_{side}"] = sign * bend, -2 * sign * bend
-    elif kind < .5: # a leg held up
+    elif kind < .4: # a leg held up
         side = rng.choice(["l", "r"])
         r[f"leg_{side}"], r[f"knee_{side}"] = rng.uniform(45, 100), rng.choice([0, -80])
-    r["lean"] = rng.uniform(-8, 12) if rng.random() < .7 else rng.uniform(25, 75)
+    r["lean"] = rng.uniform(-8, 12) if rng.random() < .8 else rng.uniform(25, 75)
     return r
 
-# %% ../nbs/02_puppets.ipynb #cfaad9e1
+# %% ../nbs/02_puppets.ipynb #062eac9a
 def perform(name: str, # an action, a key of ACTIONS
             rng: np.random.Generator, # draws side, speed, phase, vigour, resting pose, sway
             frames: int = FRAMES, # number of frames T
@@ -228,9 +226,9 @@ def perform(name: str, # an action, a key of ACTIONS
     t = np.arange(frames)
     somersaults = isinstance(ACTIONS[name], functools.partial)
     r, side = rest_pose(rng), rng.choice(["l", "r"])
-    p = t / rng.uniform(*((19, 26) if somersaults else (12, 20))) + rng.random()
+    p = t / rng.uniform(*((19, 26) if somersaults else (10, 17))) + rng.random()
     pose = {j: np.full(frames, float(r[j])) for j in JOINTS}
-    for j in JOINTS[:10]: pose[j] += rng.uniform(1, 3.5) * swing(t / rng.uniform(18, 40) + rng.random())
+    for j in JOINTS[:10]: pose[j] += rng.uniform(1, 3) * swing(t / rng.uniform(18, 40) + rng.random())
     pose["dx"] += .012 * swing(t / rng.uniform(15, 30) + rng.random())
     vigour = rng.uniform(.88, 1.1)
     for j, v in ACTIONS[name](p, side, r).items():
@@ -311,11 +309,11 @@ def scenes(name: str, # one of NAMES
 def _known(name):
     if name not in CLASSES: raise ValueError(f"no puppet set {name!r}: choose one of {', '.join(NAMES)}")
 
-# %% ../nbs/02_puppets.ipynb #ff39d834
+# %% ../nbs/02_puppets.ipynb #7ddb4e82
 LOOKS = { # saturation, value: of scenes; outline: of puppets; grain, contrast, blur: of the film; hue: of the first pool; B-frames of the encoding
     "puppets-u": dict(saturation=.75, value=.85, outline=None, grain=1.5, contrast=1., blur=0., hue=.0, bframes=0),
-    "puppets-h": dict(saturation=.65, value=.75, outline=(25, 22, 30), grain=7., contrast=.85, blur=.6, hue=.06, bframes=2),
-    "puppets-k": dict(saturation=.85, value=.80, outline=None, grain=3., contrast=1.1, blur=0., hue=.03, bframes=2),
+    "puppets-h": dict(saturation=.65, value=.75, outline=(25, 22, 30), grain=2.5, contrast=.88, blur=.5, hue=.06, bframes=2),
+    "puppets-k": dict(saturation=.85, value=.80, outline=None, grain=2., contrast=1.1, blur=0., hue=.03, bframes=2),
     "puppets-d": dict(saturation=.50, value=.90, outline=None, grain=2., contrast=.95, blur=.4, hue=.55, bframes=0),
 }
 
@@ -383,16 +381,16 @@ def cast(rng: np.random.Generator # draws the actor
                 trousers=CLOTHES[trousers], shoes=CLOTHES[rng.integers(len(CLOTHES))], build=rng.uniform(.92, 1.15),
                 sleeves=rng.random() < .5, holds=rng.choice(["l", "r", None], p=[.12, .12, .76]), thing=CLOTHES[rng.integers(len(CLOTHES))])
 
-# %% ../nbs/02_puppets.ipynb #f4ab34dd
+# %% ../nbs/02_puppets.ipynb #9a2a4e63
 def _parts(actor, build): # what to draw, far to near: (from, to, width, colour); to = None is a disc
     def dark(c): return tuple(int(.72 * v) for v in c)
     for side, shade in (("l", dark), ("r", tuple)):
         leg = [(f"thigh_{side}", f"knee_{side}", .145 * build, shade(actor["trousers"])),
                (f"knee_{side}", f"foot_{side}", .125 * build, shade(actor["trousers"])),
                (f"foot_{side}", None, .15 * build, shade(actor["shoes"]))]
-        arm = [(f"shoulder_{side}", f"elbow_{side}", .105 * build, shade(actor["shirt"])),
-               (f"elbow_{side}", f"hand_{side}", .09 * build, shade(actor["shirt" if actor["sleeves"] else "skin"])),
-               (f"hand_{side}", None, .105 * build, shade(actor["skin"]))]
+        arm = [(f"shoulder_{side}", f"elbow_{side}", .12 * build, shade(actor["shirt"])),
+               (f"elbow_{side}", f"hand_{side}", .105 * build, shade(actor["shirt" if actor["sleeves"] else "skin"])),
+               (f"hand_{side}", None, .125 * build, shade(actor["skin"]))]
         held = [(f"hand_{side}", None, .15, actor["thing"])] if actor["holds"] == side else []
         yield from (arm + held + leg) if side == "l" else [
             ("hip", "chest", .25 * build, actor["shirt"]), ("hip", None, .2 * build, actor["trousers"]),
@@ -456,7 +454,7 @@ def _project(points, pose, path, rng, size, small): # body heights -> pixels; al
     world = {k: np.stack([x + side * scale * p[:, 0], y - scale * p[:, 1]], -1) for k, p in points.items()}
     return {k: (p - middle) * zoom + middle + path[:, 1:] for k, p in world.items()}, scale * float(zoom.mean())
 
-# %% ../nbs/02_puppets.ipynb #9e98de22
+# %% ../nbs/02_puppets.ipynb #436686af
 def plan(name: str, # one of NAMES
          split: str, # one of SPLITS
          *,
@@ -468,7 +466,7 @@ def plan(name: str, # one of NAMES
     "What a split consists of. Raises ValueError for unknown names and impossible numbers."
     _known(name)
     if split not in SPLITS: raise ValueError(f"no puppet split {split!r}: choose one of {', '.join(SPLITS)}")
-    if not scale > 0: raise ValueError(f"puppets scale is {scale}: it must be positive")
+    if not 0 < scale < float("inf"): raise ValueError(f"puppets scale is {scale}: it must be a positive number")
     if not (rho is None or 0 <= rho <= 1) or not 0 <= camera <= 1:
         raise ValueError(f"puppets rho is {rho}, camera is {camera}: both are chances in [0, 1], rho may be None")
     own = {"train": rho, "test-biased": .9, "test-unbiased": None}[split]
@@ -517,14 +515,15 @@ def ground_truth(path: str | Path # a puppet video that `make` wrote
     masks = np.unpackbits(bits, axis=-1, count=int(shape[2])).astype(bool)
     return masks, boxes_of(masks)
 
-# %% ../nbs/02_puppets.ipynb #d90ea00a
+# %% ../nbs/02_puppets.ipynb #7f1ec9cd
+_H264 = {"crf": 20, "preset": "veryfast", "x264-params": "mbtree=0:rc-lookahead=0:b-adapt=0:weightp=0"}
+
 def _make_one(job): # (folder, set, entry) -> entry with checksums
     folder, name, entry = job
-    cv2.setNumThreads(1) # one process per core already
     video = Path(folder) / entry["path"]
     video.parent.mkdir(parents=True, exist_ok=True)
     frames, masks = render(name, video.parent.name, entry["scene"], seed=entry["seed"] + [1], camera=entry["camera"])
-    write_video(video, frames, FPS, options={"crf": 20, "preset": "veryfast", "bf": LOOKS[name]["bframes"]})
+    write_video(video, frames, FPS, options=_H264 | {"bf": LOOKS[name]["bframes"]})
     truth = video.with_suffix(".npz")
     part = truth.with_name(f".{truth.name}.{os.getpid()}.part")
     _save_truth(part, masks)
@@ -533,13 +532,13 @@ def _make_one(job): # (folder, set, entry) -> entry with checksums
 
 def _sha256(path): return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
-# %% ../nbs/02_puppets.ipynb #a57deb5b
+# %% ../nbs/02_puppets.ipynb #c5ae09eb
 def make(name: str, # one of NAMES
          root: str | Path | None = None, # folder of the puppet sets; None: settings, [data] puppets
          *,
          seed: int = 0, # another seed, another data set
          scale: float = 1., # scales the number of videos; at least two per class
-         workers: int | None = None, # processes; None: one per core
+         workers: int | None = None, # threads; None: one per core, at most 8
          progress: bool = True, # show a bar when there is something to make
          rho: float | None = .9, # bias of the train split; None: scenes independent of the class
          camera: float = .25, # share of videos with a moving camera
@@ -593,14 +592,13 @@ def _build(folder, params, entries, damaged, workers, progress):
 
 def _bare(entry): return {k: v for k, v in entry.items() if not k.endswith("sha256")}
 
-# %% ../nbs/02_puppets.ipynb #16f58efe
-def _run(folder, name, entries, workers, progress): # make all entries, in order, over processes
-    jobs = [(str(folder), name, e) for e in entries]
-    workers = min(workers or len(os.sched_getaffinity(0)), -(-len(jobs) // 24))
-    bar = functools.partial(tqdm, total=len(jobs), desc=f"making {name}", unit="video", mininterval=.5, disable=not progress, leave=False)
-    if workers <= 1 or not sys.platform.startswith("linux"): return list(bar(map(_make_one, jobs)))
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork")) as pool:
-        return list(bar(pool.map(_make_one, jobs, chunksize=4)))
+# %% ../nbs/02_puppets.ipynb #fca91883
+def _run(folder, name, entries, workers, progress): # make all entries; the list keeps their order
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    pool = ThreadPoolExecutor(max(1, workers or min(cores, 8)))
+    todo = pool.map(_make_one, [(folder, name, e) for e in entries])
+    try: return list(tqdm(todo, total=len(entries), desc=f"making {name}", unit="video", mininterval=.5, disable=not progress, leave=False))
+    finally: pool.shutdown(cancel_futures=True) # after an interrupt the rest is not awaited
 
 # %% ../nbs/02_puppets.ipynb #4fdae147
 def manifest(folder: str | Path # what `make` returned
