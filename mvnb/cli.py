@@ -90,14 +90,14 @@ def _runs_list(args) -> int:
     print(f"{len(lines)} runs in {settings.runs()}")
     return 0
 
-# %% ../nbs/90_cli.ipynb #f38435f0
+# %% ../nbs/90_cli.ipynb #49fd3992
 @contextlib.contextmanager
 def _this_kernel():
     "While this lasts, kernel `python3` is this interpreter."
     with tempfile.TemporaryDirectory(prefix="mvnb-kernel-") as folder:
         spec = Path(folder, "kernels", "python3")
         spec.mkdir(parents=True)
-        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=ERROR"]
+        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=CRITICAL"]
         (spec / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "Python 3", "language": "python"}))
         with _environment(JUPYTER_PATH=os.pathsep.join([folder, *filter(None, [os.environ.get("JUPYTER_PATH")])]), MVNB_PYTHON=sys.executable): yield
 
@@ -133,7 +133,7 @@ def _progress_shown(out=None):
             with _environment(MVNB_PROGRESS=str(path), MVNB_PROGRESS_COLUMNS=columns): yield
         finally: done.set(); thread.join()
 
-# %% ../nbs/90_cli.ipynb #e12aff7f
+# %% ../nbs/90_cli.ipynb #d4620aab
 def _clean(notebook):
     "Takes out of an executed notebook what only concerns this machine, and joins the lines that a cell printed."
     notebook.metadata = {k: v for k, v in notebook.metadata.items() if k in ("kernelspec", "language_info")}
@@ -153,6 +153,7 @@ def _execute(source: Path, target: Path, parameters: dict):
     "Runs a notebook through papermill. Raises Refused with the notebook's own error."
     import nbformat
     import papermill
+    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
     target.parent.mkdir(parents=True, exist_ok=True)
     partial, failed = target.with_name(f".{target.stem}.{os.getpid()}.tmp.ipynb"), target.with_suffix(".failed.ipynb")
@@ -166,6 +167,8 @@ def _execute(source: Path, target: Path, parameters: dict):
         os.replace(partial, failed)
         reason = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(e.evalue)).split())
         raise Refused(f"{e.ename}: {reason} (the page up to there: {failed})") from None
+    except DeadKernelError:
+        raise Refused("the notebook's process was ended from outside, by a kill or for want of memory; the same command goes on from the last checkpoint") from None
     finally: partial.unlink(missing_ok=True)
 
 # %% ../nbs/90_cli.ipynb #e884b8fe

@@ -7,13 +7,14 @@ __all__ = ['PROTOCOLS', 'TABLES', 'PARAMETERS', 'Row', 'Column', 'Claim', 'Defin
            'Sources', 'sources', 'Plan', 'duration', 'markdown', 'Table', 'table', 'Outcome', 'Verdict', 'judge',
            'Verdicts', 'ParameterError', 'Page']
 
-# %% ../nbs/82_tables.ipynb #9d9479e1
+# %% ../nbs/82_tables.ipynb #5ceeae24
 import ast
 import csv
 import difflib
 import html
 import math
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -515,12 +516,14 @@ def _cells() -> list[str]: # sources, the running cell last
     if shell is None: raise ParameterError("this belongs into a notebook: run it with papermill, or in Jupyter")
     return list(shell.history_manager.input_hist_parsed)
 
-# %% ../nbs/82_tables.ipynb #967be156
+# %% ../nbs/82_tables.ipynb #15ef38df
 class Page:
     "The frame of a table notebook: checks parameters, then plans and runs."
     _opened = False # in this kernel
 
     def __init__(self, paper: str, number: int | str):
+        if (wanted := os.environ.get("MVNB_PYTHON", sys.executable)) != sys.executable:
+            raise ParameterError(f"this kernel runs {sys.executable}, the mvnb command that started it {wanted}: remove the other kernel called python3")
         self.table, cells = table(paper, number), _cells()
         early = [name for cell in cells[:-1] for name in _assigned(cell)]
         if early and not Page._opened:

@@ -126,6 +126,12 @@ def test_a_notebook_that_fails_is_told_in_one_sentence_and_kept(place, tmp_path,
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["bad.failed.ipynb"]
 
 
+def test_a_kernel_that_dies_is_told_in_one_sentence(tmp_path):
+    small_book(tmp_path / "dies.ipynb", "x = 1", "import os\nos.kill(os.getpid(), 9)")
+    with pytest.raises(cli.Refused, match="ended from outside"): cli._execute(tmp_path / "dies.ipynb", tmp_path / "out" / "dies.ipynb", {"x": 2})
+    assert not list((tmp_path / "out").iterdir())
+
+
 def test_the_kernel_is_this_interpreter(tmp_path, monkeypatch):
     "Also when the user has another kernel called python3."
     other = tmp_path / "jupyter" / "kernels" / "python3"

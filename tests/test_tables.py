@@ -288,6 +288,11 @@ def test_a_parameter_that_lost_its_default_is_refused(shell):
     with pytest.raises(tables.ParameterError, match="does not set seeds"): shell(HEAD, DEFAULTS.replace("seeds = 1", ""), TAKE)
 
 
+def test_another_interpreter_is_refused(shell, monkeypatch):
+    monkeypatch.setenv("MVNB_PYTHON", "/another/python")
+    with pytest.raises(tables.ParameterError, match="/another/python"): shell(HEAD)
+
+
 def test_a_person_may_rerun_and_explore(shell):
     "In Jupyter, cells are run again and people make names of their own."
     shell(HEAD, DEFAULTS, TAKE, "mine = 3", "profile = 'demo'", TAKE, HEAD, DEFAULTS, TAKE)
