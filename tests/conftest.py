@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ["OMP_NUM_THREADS"] = "1"  # one thread here and in every child: equal bits need equal threads
 ROOT = Path(__file__).resolve().parent.parent
 
 

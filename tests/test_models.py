@@ -193,7 +193,7 @@ def test_all_names_build(name):
 
 def test_bf16_autocast_and_gradient():
     model = small(3)
-    with torch.autocast("cpu", dtype=torch.bfloat16): loss = F.cross_entropy(model(clip(2, 3, 4, 16, 16)), torch.tensor([0, 2]))
+    with torch.autocast("cpu", dtype=torch.bfloat16): loss = F.cross_entropy(model(clip(2, 3, 4, 32, 32)), torch.tensor([0, 2]))
     loss.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 

@@ -275,7 +275,7 @@ def test_sigkill_at_any_moment_changes_no_bit(tmp_path):
     try:
         schedule = Schedule(epochs=8, batch_size=4, lr=0.05, accumulate=2, warmup_epochs=1, clip_grad=5.0)
         whole, done = run(tmp_path / "whole", schedule)
-        for how, least in (("random", 6), ("strokes", 10)):
+        for how, least in (("random", 6), ("strokes", 6)):
             assert reports[how]["codes"] and not any(reports[how]["codes"]), killer.stderr[-2000:]
             assert reports[how]["kills"] >= least
             assert sorted(p.name for p in (tmp_path / how).iterdir()) == ["checkpoint.previous.pt", "checkpoint.pt", "losses.csv", "tensorboard"]
