@@ -445,7 +445,7 @@ def ensure(recipe: Recipe, # what to run
     return _read(_folder(recipe), recipe)
 
 # %% ../nbs/81_runs.ipynb #52e42723
-GUESSED_RATE = {"cpu": 4.0, "cuda": 1500.0} # GMAC per second: per core, per GPU
+GUESSED_RATE = {"cpu": 30.0, "cuda": 1500.0} # GMAC per second: per core, per GPU
 
 class Estimate(float):
     "Seconds, with `basis`: what they were computed from."
