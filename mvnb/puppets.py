@@ -7,7 +7,7 @@ __all__ = ['JOINTS', 'ACTIONS', 'CLASSES', 'NAMES', 'SPLITS', 'SIZES', 'FRAMES',
            'LOOKS', 'CAMERAS', 'SKINS', 'CLOTHES', 'skeleton', 'swing', 'pulse', 'snap', 'toward', 'action', 'wave',
            'jumping_jack', 'squat', 'kick', 'run', 'bow', 'jump', 'slide', 'punch', 'clap', 'windmill', 'lunge',
            'march', 'twist', 'stretch', 'throw', 'cartwheel', 'somersault', 'rest_pose', 'perform', 'scenes',
-           'scene_texture', 'camera_path', 'cast', 'render', 'plan', 'boxes_of', 'ground_truth', 'make', 'manifest',
+           'scene_texture', 'camera_path', 'cast', 'render', 'boxes_of', 'plan', 'ground_truth', 'make', 'manifest',
            'index']
 
 # %% ../nbs/02_puppets.ipynb #77e36a25
@@ -454,6 +454,16 @@ def _project(points, pose, path, rng, size, small): # body heights -> pixels; al
     world = {k: np.stack([x + side * scale * p[:, 0], y - scale * p[:, 1]], -1) for k, p in points.items()}
     return {k: (p - middle) * zoom + middle + path[:, 1:] for k, p in world.items()}, scale * float(zoom.mean())
 
+# %% ../nbs/02_puppets.ipynb #1c9c0d52
+def boxes_of(masks: np.ndarray # bool [T,H,W]
+            ) -> np.ndarray: # float32 [T,4]: x0, y0, x1, y1 in pixels, x1 and y1 exclusive; zeros where the mask is empty
+    "The tightest box around each mask."
+    out = np.zeros((len(masks), 4), np.float32)
+    for t, m in enumerate(masks):
+        ys, xs = np.flatnonzero(m.any(1)), np.flatnonzero(m.any(0))
+        if len(ys): out[t] = xs[0], ys[0], xs[-1] + 1, ys[-1] + 1
+    return out
+
 # %% ../nbs/02_puppets.ipynb #436686af
 def plan(name: str, # one of NAMES
          split: str, # one of SPLITS
@@ -488,16 +498,7 @@ def _entry(name, split, i, seed, rho, camera):
 def _dealt(key, label, turn, n): # a number below n, dealt from a shuffled deck: each comes once in n turns
     return int(np.random.default_rng(key[:3] + [label, turn // n, n]).permutation(n)[turn % n])
 
-# %% ../nbs/02_puppets.ipynb #cf5fb111
-def boxes_of(masks: np.ndarray # bool [T,H,W]
-            ) -> np.ndarray: # float32 [T,4]: x0, y0, x1, y1 in pixels, x1 and y1 exclusive; zeros where the mask is empty
-    "The tightest box around each mask."
-    out = np.zeros((len(masks), 4), np.float32)
-    for t, m in enumerate(masks):
-        ys, xs = np.flatnonzero(m.any(1)), np.flatnonzero(m.any(0))
-        if len(ys): out[t] = xs[0], ys[0], xs[-1] + 1, ys[-1] + 1
-    return out
-
+# %% ../nbs/02_puppets.ipynb #d69d6282
 def _save_truth(path, masks):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as z: # np.savez would store the time of day
         for key, value in (("bits", np.packbits(masks, axis=-1)), ("shape", np.array(masks.shape))):
