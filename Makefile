@@ -1,9 +1,10 @@
-# make demo · test · lab · bench.  Each target sets up .venv (pinned by constraints.txt) when it has to.
+# make demo · test · lab · docs · tables · bench.  Each target sets up .venv (pinned by constraints.txt) when it has to.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+MORE := .venv/.ready-more
 
-.PHONY: demo test lab bench setup clean-venv
+.PHONY: demo test lab docs tables bench setup clean-venv
 .DEFAULT_GOAL := demo
 
 setup: $(READY)
@@ -14,10 +15,15 @@ $(READY): constraints.txt pyproject.toml
 	@$(PYTHON) -m venv --clear .venv && $(BIN)/python -m pip install --disable-pip-version-check --no-input --progress-bar on -c constraints.txt -e '.[dev]' > .venv/install.log 2>&1 || { tail -n 20 .venv/install.log; echo "The installation failed; the whole log is .venv/install.log"; exit 1; }
 	@touch $@
 
+$(MORE): $(READY)
+	@echo "Adding what the batch of tables, the site and the browser test need"
+	@$(BIN)/python -m pip install --disable-pip-version-check --no-input --progress-bar on -c constraints.txt -e '.[dev,batch,docs,browser]' > .venv/install-more.log 2>&1 || { tail -n 20 .venv/install-more.log; echo "The installation failed; the whole log is .venv/install-more.log"; exit 1; }
+	@touch $@
+
 demo: $(READY)  ## a paper's table on the puppets, start to finish
 	@$(BIN)/mvnb demo
 
-test: $(READY)  ## the notebooks' lessons, then pytest (which also checks that notebooks and library agree)
+test: $(MORE)  ## the notebooks' lessons, then pytest (which also checks that notebooks and library agree)
 	@$(BIN)/nbdev-test --n-workers 2 --do-print --skip-folder-re '^(tables|figures|explore|[_.].*)$$'
 	@$(BIN)/python -m pytest
 
