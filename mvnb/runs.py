@@ -455,11 +455,13 @@ def estimate(recipe: Recipe, # any run
              device: str | None = None, # as for `ensure`
              sizes: dict | None = None, # Data -> videos, filled and used: share it between calls
              past: list | None = None, # what `stored` returned, when asking about many runs
+             words: str | None = None, # another device, in the words of `describe_device`, instead of one of this machine
             ) -> Estimate | None: # seconds without its parents; None when the number of videos is not known
-    "What a run will take on this machine."
+    "What a run will take on this machine, or on another device."
     gmac = _gmac(recipe, {} if sizes is None else sizes)
     if gmac is None: return None
-    name, kind = describe_device(device), settings.device(device).split(":")[0]
+    name = words or describe_device(device)
+    kind = "cpu" if name.startswith("cpu (") else "cuda"
     past = [r for r in (stored() if past is None else past) if r["recipe"]["kind"] == recipe.kind and r["meta"]["device"] == name and r["meta"].get("gmac")]
     near = [r for r in past if (r["recipe"]["backbone"], r["recipe"]["clips"]) == (recipe.backbone, json.loads(canonical(recipe.clips)))]
     rates = sorted(r["meta"]["gmac"] / r["meta"]["seconds"] for r in near or past)
