@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'KINDS', 'LATER', 'PAPER', 'DEMO', 'SMOKE', 'PROFILES', 'Data', 'Clips', 'Options', 'Recipe', 'canonical',
-           'from_json', 'chain', 'Profile', 'profile', 'training_data', 'pretraining', 'tests_of', 'finetuning']
+           'from_json', 'chain', 'Profile', 'profile', 'training_data', 'pretraining', 'tests_of', 'finetuning',
+           'linear_probing', 'retrieving']
 
 # %% ../nbs/80_recipes.ipynb #c34d32ce
 import hashlib
@@ -110,7 +111,8 @@ def _check(recipe):
     need(recipe.kind in KINDS, f"is not known: use one of {', '.join(KINDS)}")
     need(recipe.format == FORMAT, f"has format {recipe.format}, this version reads {FORMAT}: run it with the version that wrote it")
     need((recipe.method is not None) == (recipe.kind == "pretrain"), "needs a method" if recipe.kind == "pretrain" else "takes no method")
-    need((recipe.schedule is not None) == (recipe.kind != "retrieval"), "takes no schedule" if recipe.kind == "retrieval" else "needs a schedule")
+    idle = recipe.kind == "retrieval" or recipe.kind == "linear" and bool(recipe.params.get("cached"))
+    need((recipe.schedule is None) == idle, "takes no schedule" if idle else "needs a schedule")
     need(bool(recipe.tests) == (recipe.kind != "pretrain"), "has no tests" if recipe.kind == "pretrain" else "needs at least one test")
     need(recipe.parent is None or recipe.kind != "pretrain", "starts from random weights: it takes no parent")
     need(recipe.parent is None or recipe.parent.backbone == recipe.backbone, f"has backbone {recipe.backbone}, its parent another")
@@ -169,7 +171,7 @@ def chain(recipe: Recipe, # any run
 def _str(self):
     if self.kind == "pretrain":
         what = ", ".join(f"{k} {self.params[k]}" for k in ("beta", "variant", "source", "branch") if k in self.params)
-        return f"pretrain {self.method}{' (' + what + ')' if what else ''} on {self.data.name}, seed {self.seed}"
+        return f"pretrain {self.method}{' (' + what + ')' if what else ''} on {self.data.name} with {self.backbone}, seed {self.seed}"
     start = str(self.parent).removeprefix("pretrain ") if self.parent else f"random weights, seed {self.seed}"
     return f"{self.kind} on {self.data.name} from {start}"
 
@@ -194,6 +196,11 @@ class Profile:
     test_per_class: int | None = None # real data: videos per class to test on
     photometric: Options = Options(gray=0.2, jitter=(0.4, 0.4, 0.4, 0.1), p_jitter=0.8, blur=0.5, sigma=(0.1, 2.0), flip=0.5) # pretraining
     finetune_photometric: Options = Options(gray=0.0, p_jitter=0.0, blur=0.0, flip=0.5)
+    linear: Schedule | None = None # of the linear probe; None with `cached` in `probing`
+    probing: Options = Options(cached=True, normalize=True, train_views=4) # fields of `mvnb.protocols.Protocol` for the linear probe
+    sizes: Mapping = Options() # family -> side of its clips, where it is not that of the clips above
+    heads: Mapping = Options() # family -> projection head, where it is not that of `method`
+    queues: Mapping = Options() # data set of the pretraining -> queue, where it is not that of `method`
 
 # %% ../nbs/80_recipes.ipynb #29a19ac1
 _CONTRAST = dict(dim=128, momentum=0.999, temperature=0.1, symmetric=True) # MoCo v2, the same at every size
@@ -205,7 +212,9 @@ PAPER = {"fame": Profile(
     pretrain_clips=Clips(16, 2, 224), finetune_clips=Clips(16, 2, 224),
     pretrain=Schedule(epochs=200, batch_size=64, lr=0.01, momentum=0.9, weight_decay=1e-4, schedule="cosine"),
     finetune=Schedule(epochs=150, batch_size=128, lr=0.025, momentum=0.9, weight_decay=1e-4, schedule="step", milestones=(60, 120)),
-    method=Options(_CONTRAST, queue=2048, head="linear"), finetuning=Options(dropout=0.7), test_views=10)}
+    method=Options(_CONTRAST, queue=2048, head="linear"), finetuning=Options(dropout=0.7), test_views=10,
+    linear=Schedule(epochs=100, batch_size=128, lr=10.0, momentum=0.9, weight_decay=0.0, schedule="step", milestones=(60, 80)),
+    probing=Options(normalize=True), sizes=Options(r2plus1d=112), heads=Options(r2plus1d="mlp"), queues=Options(kinetics400=65536))}
 
 # %% ../nbs/80_recipes.ipynb #3d9621b0
 DEMO = Profile(
@@ -248,7 +257,9 @@ def training_data(profile: Profile, # sizes
     if name.startswith("puppets"): return Data(name, split, scale=profile.scale)
     return Data(name, split, fold=fold, per_class=profile.train_per_class if split == "train" else profile.test_per_class)
 
-def _clips(clips: Clips, data: Data) -> Clips: return clips if data.made else replace(clips, cache=None)
+def _clips(profile: Profile, clips: Clips, data: Data, family: str) -> Clips:
+    clips = replace(clips, size=profile.sizes.get(family, clips.size))
+    return clips if data.made else replace(clips, cache=None)
 
 def pretraining(profile: Profile, # sizes
                 method: str, # a name of `mvnb.methods.build`
@@ -258,9 +269,11 @@ def pretraining(profile: Profile, # sizes
                 **params, # of the method, over the profile's
                ) -> Recipe:
     "The recipe of a pretraining."
-    videos = training_data(profile, data)
-    return Recipe("pretrain", videos, profile.backbones[family], _clips(profile.pretrain_clips, videos), profile.pretrain,
-                  method=method, params=profile.method | params, photometric=profile.photometric, seed=seed, profile=profile.name)
+    videos, sized = training_data(profile, data), {}
+    if data in profile.queues: sized["queue"] = profile.queues[data]
+    if family in profile.heads: sized["head"] = profile.heads[family]
+    return Recipe("pretrain", videos, profile.backbones[family], _clips(profile, profile.pretrain_clips, videos, family), profile.pretrain,
+                  method=method, params=profile.method | sized | params, photometric=profile.photometric, seed=seed, profile=profile.name)
 
 # %% ../nbs/80_recipes.ipynb #13aba040
 def tests_of(profile: Profile, # sizes
@@ -271,6 +284,14 @@ def tests_of(profile: Profile, # sizes
     if name.startswith("puppets"): return tuple((t, training_data(profile, name, f"test-{t}")) for t in ("biased", "unbiased"))
     return (("test", training_data(profile, name, "test", fold)),)
 
+# %% ../nbs/80_recipes.ipynb #53c8f6e0
+def _evaluation(kind: str, profile: Profile, data: str, parent: Recipe | None, family: str | None, seed: int | None, **more) -> Recipe:
+    "What the three evaluations have in common."
+    videos, families = training_data(profile, data), {name: family for family, name in profile.backbones.items()}
+    family = families[parent.backbone] if parent else family
+    return Recipe(kind, videos, profile.backbones[family], _clips(profile, profile.finetune_clips, videos, family), tests=tests_of(profile, data),
+                  test_views=profile.test_views, parent=parent, seed=seed if seed is not None else parent.seed if parent else 0, profile=profile.name, **more)
+
 def finetuning(profile: Profile, # sizes
                data: str, # data set, for its training split and its tests
                parent: Recipe | None, # the pretraining; None: random weights
@@ -279,8 +300,28 @@ def finetuning(profile: Profile, # sizes
                **params, # fields of `mvnb.protocols.Protocol`, over the profile's
               ) -> Recipe:
     "The recipe of a fine-tuning and its test."
-    videos = training_data(profile, data)
-    backbone = parent.backbone if parent else profile.backbones[family]
-    return Recipe("finetune", videos, backbone, _clips(profile.finetune_clips, videos), profile.finetune,
-                  params=profile.finetuning | params, photometric=profile.finetune_photometric, tests=tests_of(profile, data),
-                  test_views=profile.test_views, parent=parent, seed=seed if seed is not None else parent.seed if parent else 0, profile=profile.name)
+    return _evaluation("finetune", profile, data, parent, family, seed, schedule=profile.finetune, params=profile.finetuning | params,
+                       photometric=profile.finetune_photometric)
+
+# %% ../nbs/80_recipes.ipynb #df408673
+def linear_probing(profile: Profile, # sizes
+                   data: str, # data set, for its training split and its tests
+                   parent: Recipe | None, # the pretraining; None: random weights
+                   family: str | None = None, # of the backbone, without a parent
+                   seed: int | None = None, # the parent's when None
+                   **params, # fields of `mvnb.protocols.Protocol`, over the profile's
+                  ) -> Recipe:
+    "The recipe of a linear probe and its test."
+    params = profile.probing | params
+    photometric = Options() if params.get("cached") else profile.finetune_photometric # features that are extracted once are not augmented
+    return _evaluation("linear", profile, data, parent, family, seed, schedule=profile.linear, params=params, photometric=photometric)
+
+def retrieving(profile: Profile, # sizes
+               data: str, # data set: its training split is searched with its tests
+               parent: Recipe | None, # the pretraining; None: random weights
+               family: str | None = None, # of the backbone, without a parent
+               seed: int | None = None, # the parent's when None
+               **params, # fields of `mvnb.protocols.Protocol`
+              ) -> Recipe:
+    "The recipe of a retrieval."
+    return _evaluation("retrieval", profile, data, parent, family, seed, params=Options(params))
