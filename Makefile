@@ -33,5 +33,8 @@ lab: $(READY)  ## JupyterLab on the notebooks
 bench: $(READY)  ## speed, as ratios measured in one run
 	@$(BIN)/python -m bench
 
+docs: $(MORE)  ## the site, offline, into docs/_build/html
+	@$(BIN)/python docs/build.py
+
 clean-venv:
 	@rm -rf .venv

@@ -1,0 +1,91 @@
+"""Draws the four pictures of the landing page, on puppets:  .venv/bin/python docs/method_pictures.py [NAME ...]
+
+FAME is drawn with the library. The others show the idea, with the puppet's true mask in place of the method's own, until
+their notebooks exist.
+"""
+import sys
+from pathlib import Path
+
+import cv2
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.patches import Rectangle
+
+from mvnb import masks, mixing, puppets
+
+SHOWN, SIZE = (0, 4, 8, 12, 16, 20, 24, 28), 192
+
+
+def film(act, seed, scene=None, camera="still", name="puppets-u"):
+    "Frames float [T,H,W,3] in [0,1] and true masks bool [T,H,W]."
+    rgb, mask = puppets.render(name, act, scene, seed=seed, camera=camera, frames=32, size=SIZE)
+    return rgb / 255.0, mask
+
+
+def strips(rows, name, boxes=None):
+    "Saves rows of frames: {label: [T,H,W,3] or [T,H,W]}."
+    fig, axes = plt.subplots(len(rows), len(SHOWN), figsize=(1.25 * len(SHOWN) + 1.15, 1.25 * len(rows)), dpi=110)
+    for line, (label, frames) in zip(axes, rows.items()):
+        for ax, t in zip(line, SHOWN):
+            ax.imshow(np.clip(frames[t], 0, 1), cmap="magma", vmin=0, vmax=1)
+            ax.set(xticks=[], yticks=[])
+            for side in ax.spines.values(): side.set_visible(False)
+            if boxes and label in boxes: ax.add_patch(Rectangle(*boxes[label], fill=False, ec="white", lw=1.8))
+        line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=10.5)
+    fig.subplots_adjust(left=.115, right=.998, top=.995, bottom=.005, wspace=.03, hspace=.03)
+    fig.savefig(Path(__file__).with_name("pictures") / f"{name}.jpg", pil_kwargs={"quality": 86, "optimize": True})
+
+
+def batch(frames): return torch.from_numpy(frames).float().permute(3, 0, 1, 2)[None]
+
+
+def fame():
+    clip, other = film("jumping_jack", 2, scene=1)[0], film("bow", 4, scene=8)[0]
+    mask = masks.fame_mask(batch(clip)[:, :, ::2], beta=0.3)
+    merged = mixing.merge(batch(clip), batch(other), mask)[0].permute(1, 2, 3, 0).numpy()
+    shaded = np.where(mask[0].numpy()[None, ..., None], clip, clip * .25 + .7)
+    strips({"a clip": clip, "its foreground\nβ = 0.3": shaded, "another clip": other, "merged": merged}, "fame")
+
+
+def mac():
+    clip, mask = film("kick", 3)
+    dim = lambda alpha: np.where(mask[..., None], clip * alpha, clip)
+    strips({"a clip": clip, "α = 5/6": dim(5 / 6), "α = 1/2": dim(1 / 2), "α = 1/6": dim(1 / 6)}, "mac")
+
+
+def mgm():
+    clip, mask = film("slide", 5)
+    patch, side = SIZE // 12, 8  # 12 × 12 patches, 8 × 8 of them hidden
+    hidden = clip.copy()
+    for t, box in enumerate(puppets.boxes_of(mask)):
+        x, y = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
+        left, top = (int(np.clip(round(c / patch - side / 2), 0, 12 - side)) * patch for c in (x, y))
+        hidden[t, top:top + side * patch, left:left + side * patch] = .82
+    for k in range(1, 12): hidden[:, k * patch] *= .85; hidden[:, :, k * patch] *= .85
+    strips({"a clip": clip, "what the\nencoder sees": hidden}, "mgm")
+
+
+def mcl():
+    clip, _ = film("windmill", 9, camera="pan")
+    gray = [cv2.cvtColor((f * 255).astype(np.uint8), cv2.COLOR_RGB2GRAY) for f in clip]
+    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    kernel, maps = np.array([[-1, 0, 1]] * 3) / 6, []
+    for a, b in zip(gray, gray[1:] + gray[-1:]):
+        uv = flow.calc(a, b, None).clip(-20, 20)
+        maps.append(np.sqrt(sum(cv2.filter2D(uv[..., i], -1, k) ** 2 for i in (0, 1) for k in (kernel, kernel.T))))
+    maps = np.array(maps)
+    maps[:, :8] = maps[:, -8:] = maps[:, :, :8] = maps[:, :, -8:] = 0
+    mean = maps.mean(0)
+    ys, xs = np.nonzero(mean > np.quantile(mean, .9))
+    x0, x1, y0, y1 = (*np.quantile(xs, (.05, .95)), *np.quantile(ys, (.05, .95)))
+    box = ((x0, y0), x1 - x0, y1 - y0)
+    scaled = np.clip(maps / np.quantile(maps, .995), 0, 1)
+    strips({"a clip,\npanned": clip, "motion\nboundaries": scaled}, "mcl", {"a clip,\npanned": box, "motion\nboundaries": box})
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:] or ("mac", "fame", "mgm", "mcl"): globals()[name]()

@@ -1,0 +1,138 @@
+"""Everything on the site that is no notebook: landing page, indexes, how-tos, decisions, claims, API."""
+import re
+
+import claims
+from api import Api
+from stage import DOCS, PAPERS, Site, same_code
+
+NOT_YET = "This part of mvnb is being built; its notebook comes onto this page when it exists."
+
+
+def stage_all(site: Site | None = None) -> list[str]:
+    "Stages the whole site. Returns links of the repository that lead nowhere."
+    site = site or Site()
+    site.titles = {page: site.title(site.root / path)[0] for path, page in site.pages.items() if path.endswith(".ipynb")}
+    for path in site.library: site.notebook(path, mark=True)
+    explore(site)
+    for kind in site.results: results(site, kind)
+    library(site)
+    Api(site).write()
+    claims.write(site)
+    how_tos(site)
+    landing(site)
+    site.finish()
+    return site.problems
+
+
+def toctree(*entries, caption="", hidden=True) -> str:
+    options = [":hidden:"] * hidden + [f":caption: {caption}"] * bool(caption)
+    return "\n".join(["```{toctree}", *options, "", *entries, "```"])
+
+
+def item(site, page, here, extra="") -> str:
+    "One line of an index: link, subtitle, whatever else."
+    path = next(p for p, q in site.pages.items() if q == page and p.endswith(".ipynb"))
+    title, below = site.title(site.root / path)
+    target = page.removeprefix(here + "/")
+    return f"- [{title}]({target}){': ' + site.markdown(below, path, page) if below else ''}{' ' + extra if extra else ''}"
+
+
+def library(site):
+    pages = [site.pages[site.name(p)] for p in site.library]
+    site.write("library/index.md", "\n\n".join([
+        "# The library, lesson by lesson",
+        "> Each notebook is a part of the library: the code it exports, why it is so, and lessons that show it working.",
+        "Read them in order, or start where your question is. Cells with a coloured edge are the library's own code; the others are lessons around it. "
+        "All of it runs on a fresh machine, on videos that the library makes itself ([Puppets](02_puppets.ipynb)).",
+        "\n".join(item(site, p, "library") for p in pages),
+        toctree(*(p.removeprefix("library/").removesuffix(".ipynb") for p in pages))]) + "\n")
+
+
+def results(site, kind):
+    "Tables or figures: the executed notebook, or the source with a plain word that it was not run."
+    single, rows, pages = kind[:-1], [], []
+    for stem, source, executed in site.results[kind]:
+        note = ""
+        if not executed:
+            note = (f":::{{admonition}} Not run yet\n:class: warning\n\nThis is the notebook as written: it has not been executed, so there are no results "
+                    f"below. To run it: `papermill nbs/{kind}/{stem}.ipynb out.ipynb -p profile demo`.\n:::")
+        elif source and not same_code(source, executed):
+            note = (":::{admonition} Executed before the last change\n:class: note\n\nThe notebook's code has changed since these results were made. "
+                    "They are shown as they were.\n:::")
+        path = executed or source
+        site.notebook(path, note)
+        page = site.pages[site.name(path)]
+        pages.append(stem)
+        rows.append(item(site, page, kind, "" if executed else "*Not run yet.*"))
+    empty = f"No {single} notebook is here yet. {NOT_YET}"
+    what = {"tables": ("Tables", "One notebook per table of a paper: what to run, our numbers beside the published ones, and the paper's claims tested."),
+            "figures": ("Figures", "One notebook per figure of a paper, drawn anew.")}[kind]
+    site.write(f"{kind}/index.md", "\n\n".join([
+        f"# {what[0]}", f"> {what[1]}",
+        "Shown is what the demo profile gave: small models on [puppets](../library/02_puppets.ipynb), which stand in for the papers' data. Such numbers are "
+        "to be compared with each other, not with the published ones. The [claims](../claims.md) of all tables are gathered on a page of their own."
+        if kind == "tables" else "", "\n".join(rows) or empty, toctree(*pages)]) + "\n")
+
+
+def explore(site):
+    "Explorers are alive in Jupyter only; here one sees their code and a picture."
+    pages = []
+    picture = DOCS / "explorer.jpg"
+    for path in site.explore:
+        page = site.pages[site.name(path)]
+        live = "ipywidgets" in path.read_text(encoding="utf-8") or "interact(" in path.read_text(encoding="utf-8")
+        note = ""
+        if live:
+            note = ("This page is interactive in Jupyter: `make lab`, then open `" + site.name(path) + "`. Here its controls do not move.")
+            if picture.is_file(): note += f"\n\n![The explorer in JupyterLab: sliders, film strip, motion, mask and mix](../{site.copy(picture, 'images/explorer.jpg')})"
+        site.notebook(path, note)
+        pages.append(page)
+    rows = "\n".join(item(site, p, "explore") for p in pages)
+    site.write("explore/index.md", "\n\n".join([
+        "# Explore", "> Choose a clip and a method, move the sliders, and see the motion, the mask and the mix at once.",
+        "Explorers are notebooks with controls. Start them with `make lab`; what this site shows are their stored pictures.",
+        rows or f"No explorer is here yet. {NOT_YET} Until then, [Masks](../library/11_masks.ipynb) and [Mixing](../library/12_mixing.ipynb) "
+                "show every mask with its parameters as rows of pictures.",
+        toctree(*(p.removeprefix("explore/").removesuffix(".ipynb") for p in pages))]) + "\n")
+
+
+def how_tos(site):
+    for source, page, title, missing in (
+            ("README.md", "start.md", "", ""),
+            ("docs/decisions.md", "decisions.md", "", ""),
+            ("docs/howto_own_videos.md", "own_videos.md", "Your own videos", NOT_YET),
+            ("workflow/README.md", "cluster.md", "On a cluster",
+             "This part of mvnb is being built. Until then a table runs on one machine: `mvnb table fame 3`, see [Getting started](start.md).")):
+        path = site.root / source
+        text = site.markdown(path.read_text(encoding="utf-8"), source, page) if path.is_file() else f"# {title}\n\n{missing}\n"
+        if source == "README.md": text = re.sub(r"^# .*$", "# Getting started", text, count=1, flags=re.M)
+        site.write(page, text)
+
+
+def methods(site) -> str:
+    "The four methods of the landing page: one entry each in docs/methods, status from what is in the repository."
+    out = []
+    for name in PAPERS:
+        head, _, text = (DOCS / "methods" / f"{name}.md").read_text(encoding="utf-8").partition("\n\n")
+        about = dict(line.split(": ", 1) for line in head.splitlines())
+        picture = site.copy(DOCS / "pictures" / f"{name}.jpg", f"images/{name}.jpg")
+        out.append("\n\n".join([f"### {name.upper()}", text.strip(), f"```{{figure}} {picture}\n:alt: {about['picture']}\n:class: method\n\n{about['picture']}\n```",
+                                f"{about['paper']}.", status(site, name)]))
+    return "\n\n".join(out)
+
+
+def status(site, name) -> str:
+    lessons = [p for p in site.library if re.search(rf"\d_{name}$", p.stem) or (name == "mgm" and p.stem.endswith("_mae"))]
+    shown = [(site.pages[site.name(executed or source)], bool(executed)) for kind in ("tables", "figures")
+             for stem, source, executed in site.results[kind] if stem.startswith(name + "_")]
+    links = [f"[the lesson]({site.pages[site.name(p)]})" for p in lessons]
+    links += [f"[{site.titles[page].split(':')[0].removeprefix(name.upper() + ', ')}]({page})" + ("" if done else " (not run yet)") for page, done in shown]
+    return ("**Built:** " + " · ".join(links)) if lessons else "**Being built:** the method's notebook is not here yet" + (": " + " · ".join(links) if links else ".")
+
+
+def landing(site):
+    text = (DOCS / "text" / "index.md").read_text(encoding="utf-8").replace("@@METHODS@@", methods(site))
+    trees = [toctree("Getting started <start>", "own_videos", "cluster", caption="Use"),
+             toctree("tables/index", "figures/index", "claims", "explore/index", caption="Results"),
+             toctree("library/index", "api/index", "decisions", caption="Library")]
+    site.write("index.md", "\n\n".join([text, *trees]) + "\n")
