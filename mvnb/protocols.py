@@ -328,6 +328,17 @@ def neighbours(query, # float [Q,D]
     query, gallery = _centred(query), _centred(gallery)
     return torch.cat([(part @ gallery.T).topk(min(k, len(gallery)), dim=1).indices for part in query.split(max(1, chunk // len(gallery)))])
 
+def _first_hits(query, query_labels, gallery, gallery_labels, k: int) -> tuple: # int64 [Q], [Q]
+    "Position of the nearest neighbour that shares the query's class, -1 if none of the k nearest does; class of the nearest."
+    query_labels, gallery_labels = (y.cpu() if isinstance(y, Tensor) else torch.from_numpy(np.array(y)) for y in (query_labels, gallery_labels))
+    if len(query_labels) != len(query) or len(gallery_labels) != len(gallery): raise ValueError("each feature needs a label")
+    if min(query_labels.min(), gallery_labels.min()) < 0: raise ValueError("a label below 0 is no class: retrieval needs labelled videos")
+    found = gallery_labels[neighbours(query, gallery, k).cpu()]
+    same = found == query_labels[:, None]
+    return same.int().argmax(1).masked_fill(~same.any(1), -1), found[:, 0]
+
+def _recall(first: Tensor, ks) -> dict: return {k: 100 * ((first >= 0) & (first < k)).double().mean().item() for k in ks}
+
 def retrieval(query, # float [Q,D], features of the test videos
               query_labels, # int [Q]
               gallery, # float [G,D], features of the training videos
@@ -335,12 +346,7 @@ def retrieval(query, # float [Q,D], features of the test videos
               ks: tuple = (1, 5, 10, 20, 50), # numbers of neighbours
              ) -> dict: # {k: recall in %}
     "R@k: share of queries with one of their class among the k nearest (FAME, Table 2). Raises ValueError for labels below 0."
-    query_labels, gallery_labels = (y.cpu() if isinstance(y, Tensor) else torch.from_numpy(np.array(y)) for y in (query_labels, gallery_labels))
-    if len(query_labels) != len(query) or len(gallery_labels) != len(gallery): raise ValueError("each feature needs a label")
-    if min(query_labels.min(), gallery_labels.min()) < 0: raise ValueError("a label below 0 is no class: retrieval needs labelled videos")
-    near = neighbours(query, gallery, max(ks)).cpu()
-    same = gallery_labels[near] == query_labels[:, None]
-    return {k: 100 * same[:, :k].any(1).double().mean().item() for k in ks}
+    return _recall(_first_hits(query, query_labels, gallery, gallery_labels, max(ks))[0], ks)
 
 # %% ../nbs/60_protocols.ipynb #ead6f10d
 def retrieve(backbone: nn.Module, # pretrained; clips -> features [B,D]
@@ -348,7 +354,7 @@ def retrieve(backbone: nn.Module, # pretrained; clips -> features [B,D]
              tests, # {name: Index} of the queries, or one Index
              protocol: Protocol = Protocol(), # clips and ks
              *,
-             folder: str | Path | None = None, # features go here as retrieval.safetensors
+             folder: str | Path | None = None, # retrieval.safetensors (features) and predictions/<test>.csv go here
              device: str | None = None, # None takes the repository's setting
              workers: int = 0, # loader processes
              progress: bool = True, # show bars
@@ -359,12 +365,23 @@ def retrieve(backbone: nn.Module, # pretrained; clips -> features [B,D]
     results, kept = Results(), {"gallery": gallery.values}
     for name, test in (tests if isinstance(tests, dict) else {"test": tests}).items():
         query = extract(backbone, clips_of(test, protocol), device, **run)
-        recall = retrieval(query.values[query.ok], query.labels[query.ok], gallery.values[gallery.ok], gallery.labels[gallery.ok], protocol.ks)
-        share = query.ok.double().mean().item()
-        results[name] = {**{f"R@{k}": v * share for k, v in recall.items()}, "n": len(query.ok), "failed": query.failed, "failed_gallery": gallery.failed}
+        first, nearest = torch.full((2, len(query.ok)), -1)
+        first[query.ok], nearest[query.ok] = _first_hits(query.values[query.ok], query.labels[query.ok], gallery.values[gallery.ok], gallery.labels[gallery.ok], max(protocol.ks))
+        if folder is not None: _write_hits(Path(folder) / "predictions" / f"{name}.csv", query, nearest, first)
+        results[name] = {**{f"R@{k}": v for k, v in _recall(first, protocol.ks).items()}, "n": len(query.ok), "failed": query.failed, "failed_gallery": gallery.failed}
         kept[name] = query.values
     if folder is not None: _save_features(kept, Path(folder) / "retrieval.safetensors")
     return results
+
+def _write_hits(path: Path, query: Extracted, nearest: Tensor, first: Tensor):
+    "path, label, ok, class of the nearest training video, position of the first of the query's own class (-1: none among those looked at)."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(partial, "w", newline="", encoding="utf-8") as file:
+        write = csv.writer(file)
+        write.writerow(("path", "label", "ok", "predicted", "rank"))
+        write.writerows(zip(query.paths, query.labels.tolist(), query.ok.int().tolist(), nearest.tolist(), first.tolist()))
+    os.replace(partial, path)
 
 def _save_features(features: dict, path: Path):
     from safetensors.torch import save_file

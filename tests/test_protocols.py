@@ -90,6 +90,24 @@ def test_unreadable_videos_in_retrieval():
     assert found["n"] == 9 and found["failed"] == ["a/0.avi", "c/8.avi"] and found["failed_gallery"] == ["b/4.avi"]
 
 
+def test_retrieval_leaves_one_line_per_query_from_which_every_recall_follows(tmp_path):
+    import csv
+    net, gallery, query = Net(), Evaluated(12, broken=(4,)), Evaluated(9, broken=(0, 8))
+    found = retrieve(net, gallery, {"t": query}, Protocol(ks=(1, 3, 7)), folder=tmp_path, **QUIET)["t"]
+    with open(tmp_path / "predictions" / "t.csv", newline="") as file: lines = list(csv.DictReader(file))
+    assert [l["path"] for l in lines] == [str(p) for p in query.index.paths] and [l["ok"] for l in lines] == list("011111110")
+    rank = np.array([int(l["rank"]) for l in lines])
+    assert (rank[[0, 8]] == -1).all() and {k: 100 * ((rank >= 0) & (rank < k)).mean() for k in (1, 3, 7)} == pytest.approx({k: found[f"R@{k}"] for k in (1, 3, 7)})
+    g, q = (extract(net, x, "cpu", pool="features", progress=False) for x in (gallery, query))
+    unit = lambda x: (x - x.mean(0)) / np.linalg.norm(x - x.mean(0), axis=1, keepdims=True)
+    keep_g, keep_q = [i for i in range(12) if i != 4], range(1, 8)
+    near = np.argsort(-unit(q.values[list(keep_q)].numpy()) @ unit(g.values[keep_g].numpy()).T, axis=1)
+    for i, order in zip(keep_q, near):
+        classes = [int(g.labels[keep_g[j]]) for j in order[:7]]
+        own = int(q.labels[i])
+        assert int(lines[i]["predicted"]) == classes[0] and rank[i] == (classes.index(own) if own in classes else -1)
+
+
 # ---- extraction -----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("batch_size", [1, 4, 50])
 def test_ten_clips_are_averaged_as_by_hand(batch_size):
