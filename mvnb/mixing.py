@@ -6,6 +6,9 @@
 __all__ = ['SOURCES', 'BRANCHES', 'new_like', 'merge', 'draw_order', 'fame', 'fame_views', 'erase_background']
 
 # %% ../nbs/12_mixing.ipynb #23decb01
+import weakref
+from collections import deque
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -29,12 +32,30 @@ def _merge_on_cpu(front, back, mask, order, out):
     return out
 
 # %% ../nbs/12_mixing.ipynb #19b17a3b
+class _Block:
+    "Memory, known by identity."
+    def __init__(self, size): self.size, self.room = size, np.empty(size, np.uint8)
+
+_free = deque(maxlen=2) # blocks that no tensor uses; the oldest falls out
+
+def _block(size):
+    "A free block of this size, or a new one."
+    for block in list(_free):
+        if block.size != size: continue
+        try: _free.remove(block)
+        except ValueError: continue # another thread was faster
+        return block
+    return _Block(size)
+
+# %% ../nbs/12_mixing.ipynb #7e9cc073
 def new_like(clip: Tensor, # any tensor
             ) -> Tensor: # uninitialized, contiguous, same shape, type and device
-    "Memory for a result; on a CPU in large pages where the system has them."
+    "Memory for a result; on a CPU that of an earlier result of the same size which is gone."
     if not clip.is_cpu: return torch.empty_like(clip, memory_format=torch.contiguous_format)
-    room = torch.from_numpy(np.empty(max(1, clip.numel() * clip.element_size()), np.uint8))
-    return room[:clip.numel() * clip.element_size()].view(clip.dtype).view(clip.shape)
+    block = _block(max(1, clip.numel() * clip.element_size()))
+    room = block.room[:]
+    weakref.finalize(room, _free.append, block).atexit = False # when the last tensor on it is gone
+    return torch.from_numpy(room)[:clip.numel() * clip.element_size()].view(clip.dtype).view(clip.shape)
 
 # %% ../nbs/12_mixing.ipynb #4b83d246
 def _fit(front, back, mask, order, out):

@@ -1,4 +1,6 @@
 "Merging: where each pixel comes from, what stays untouched, and what is refused."
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -207,3 +209,25 @@ def test_erasing_refuses():
     with pytest.raises(ValueError, match="float clip"): mixing.erase_background((noise() * 255).byte())
     with pytest.raises(ValueError, match="lambda_max"): mixing.erase_background(noise(), 1.5)
     with pytest.raises(ValueError, match=r"\[B,C,T,H,W\]"): mixing.erase_background(noise()[0])
+
+
+def test_new_results_share_no_memory_while_they_live_and_reuse_it_afterwards():
+    clip, order, mask = torch.rand(3, 3, 4, 16, 16), torch.tensor([1, 2, 0]), torch.rand(3, 16, 16) > .5
+    wanted = torch.where(mask[:, None, None], clip, clip[order])
+    alive = [mixing.merge(clip, clip, mask, order=order) for _ in range(5)]
+    assert len({m.data_ptr() for m in alive}) == 5 and all(torch.equal(m, wanted) for m in alive)
+    part, place = alive[-1][1:, :, 2], alive[-1].data_ptr()
+    alive.clear()
+    others = [mixing.new_like(clip).fill_(7) for _ in range(4)]  # a view keeps the memory of its result
+    assert place not in {o.data_ptr() for o in others} and torch.equal(part, wanted[1:, :, 2])
+    del part
+    assert place in {mixing.new_like(clip).data_ptr() for _ in [0]}
+
+
+def test_results_made_by_threads_are_apart():
+    clip, order = torch.rand(4, 3, 4, 24, 24), torch.tensor([1, 2, 3, 0])
+    def work(seed):
+        mask = torch.rand(4, 24, 24, generator=torch.Generator().manual_seed(seed)) > .5
+        wanted = torch.where(mask[:, None, None], clip, clip[order])
+        return all(torch.equal(mixing.merge(clip, clip, mask, order=order), wanted) for _ in range(60))
+    with ThreadPoolExecutor(6) as pool: assert all(pool.map(work, range(6)))
