@@ -11,7 +11,9 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import shutil
+import subprocess
 import sys
 import tempfile
 import threading
@@ -73,9 +75,13 @@ def _planned(args):
     return tables.table(args.paper, args.number).plan(**{k: values[k] for k in ("profile", "seeds", "data", "device")}), values
 
 def _plan(args) -> int:
-    "The runs of a table: stored or not, and what the rest will cost."
-    plan, _ = _planned(args)
-    print(plan)
+    "The runs of tables: which are stored, which are shared, and what the rest will cost."
+    from mvnb import batch, tables
+    values = _parameters(args)
+    graph = batch.gather(values["profile"], args.only, args.paper, args.number, values["seeds"], values["data"])
+    if args.number is not None: print(f"{_planned(args)[0]}\n")
+    print(tables.markdown(batch.listing(graph)), *batch.summary(graph), sep="\n")
+    if graph.todo: print(f"\n{tables.markdown(batch.costs(graph))}")
     return 0
 
 # %% ../nbs/90_cli.ipynb #99dc8962
@@ -194,9 +200,90 @@ def _demo(args) -> int:
     args.paper, args.number = "fame", "3"
     return _table(args)
 
+# %% ../nbs/90_cli.ipynb #f3e95a7f
+def _find_run(name: str, profile: str | None, values: dict):
+    "The recipe of a run: from a file, or by its hash among the tables."
+    from mvnb import batch, recipes
+    if name.endswith(".json"):
+        content = json.loads(Path(name).read_text(encoding="utf-8"))
+        return recipes.from_json(content.get("recipe", content))
+    for each in [profile] if profile else recipes.PROFILES:
+        with contextlib.suppress(() if profile else ValueError):
+            found = [r for h, r in batch.gather(each, seeds=values["seeds"], data=values["data"]).runs.items() if h.startswith(name)]
+            if len(found) > 1: raise Refused(f"{len(found)} runs begin with {name!r}: give more digits")
+            if found: return found[0]
+    raise Refused(f"no table has a run {name!r}{f' in profile {profile}' if profile else ''}: `mvnb plan` lists them (with their --seeds and --data)")
+
+# %% ../nbs/90_cli.ipynb #c1a80256
+_MAIN = "import sys; from mvnb.cli import main; sys.exit(main())"
+
+def _ensure(recipe, nproc: int, device: str | None, workers: int | None):
+    "Computes a run here, or over several processes of this machine. Raises Refused when they fail."
+    from mvnb import runs
+    if nproc == 1: return runs.ensure(recipe, device, workers)
+    with tempfile.TemporaryDirectory(prefix="mvnb-run-") as folder:
+        path = Path(folder, f"{recipe.hash}.json")
+        path.write_text(recipe.json(), encoding="utf-8")
+        words = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={nproc}", "--no-python", sys.executable, "-c", _MAIN, "run", str(path)]
+        for option, value in (("--device", device), ("--workers", workers)): words += [option, str(value)] if value is not None else []
+        code = subprocess.run(words).returncode
+    if code: raise Refused(f"the {nproc} processes of {recipe} failed with code {code}: what they printed says why")
+    return runs.find(recipe) or runs.ensure(recipe, device, workers)
+
+# %% ../nbs/90_cli.ipynb #7d648028
+def _run(args) -> int:
+    "Computes one run, parents first."
+    profile, args.profile = args.profile, args.profile or "demo"
+    values = _parameters(args)
+    if args.nproc < 1: raise Refused(f"--nproc {args.nproc}: use 1 or more")
+    if args.nproc > 1 and "RANK" in os.environ: raise Refused("--nproc starts processes of its own: leave it out under torchrun")
+    recipe = _find_run(args.name, profile, values)
+    result = _ensure(recipe, args.nproc, args.device, settings.workers(args.workers))
+    if os.environ.get("RANK", "0") == "0": print(result)
+    return 0
+
+# %% ../nbs/90_cli.ipynb #7b494684
+def _batch(args) -> int:
+    "Runs the tables asked for: here, on SLURM or on Kubernetes."
+    from importlib.util import find_spec
+    if sys.version_info < (3, 11): raise Refused(f"the batch of tables needs Python 3.11 or newer, as Snakemake 9 does, and this is {sys.version.split()[0]}: make clean-venv, then make PYTHON=python3.12 tables")
+    if find_spec("snakemake") is None: raise Refused("Snakemake is not installed: make tables installs it, or pip install -c constraints.txt -e '.[batch]'")
+    from mvnb import batch
+    values = _parameters(args)
+    graph = batch.gather(values["profile"], args.only, args.paper, None, values["seeds"], values["data"])
+    graph.options = batch.resources(args.on, args.device, args.cores, args.gpus, args.nproc, args.threads)
+    print(*batch.summary(graph), sep="\n", flush=True)
+    if not args.dry_run: return int(not batch.start(graph, args.on, args.cores, tuple(shlex.split(args.snakemake))))
+    batch.save(graph)
+    return subprocess.run([*batch.command(graph, args.on, args.cores, tuple(shlex.split(args.snakemake))), "--dry-run"], cwd=settings.root()).returncode
+
+# %% ../nbs/90_cli.ipynb #d4ebf378
+def _batch_job(args) -> int:
+    "One job of a batch: a run, or a page."
+    from mvnb import batch
+    graph, name = batch.load(args.graph), args.name
+    if name not in graph.jobs: raise Refused(f"{args.graph} has no job {name!r}")
+    options = graph.options
+    with batch.noted(graph, name) as said, batch.devices(options["devices"], options["gpus"] if name in graph.runs else 0) as mine:
+        if mine: os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
+        began = time.time()
+        print(graph.jobs[name], *([f"on device {', '.join(mine)}"] if mine else []), flush=True)
+        if name in graph.runs: _ensure(graph.runs[name], options["nproc"], options["device"], args.threads if args.threads > 1 else 0)
+        else: _page(graph, graph.pages[name])
+        batch.finish(graph, name, Path(args.marker), devices=mine, began=began, ended=time.time())
+    return 0
+
+def _page(graph, page):
+    "Executes a table's or a figure's notebook, whose runs are all stored."
+    words = [page.kind, page.paper, page.number, "--profile", graph.profile, "--seeds", str(list(graph.seeds))]
+    if graph.data: words += ["--data", graph.data]
+    if graph.options["device"] == "cpu": words += ["--device", "cpu"]
+    args = parser().parse_args(words)
+    args.run(args)
+
 # %% ../nbs/90_cli.ipynb #26c0aac7
 def _add_parameters(parser, profile: str = "demo"):
-    parser.add_argument("--profile", default=profile, help="smoke (seconds), demo (minutes) or paper (as published); default %(default)s")
+    parser.add_argument("--profile", default=profile, help="smoke (seconds), demo (minutes) or paper (as published)" + ("; default %(default)s" if profile else ""))
     parser.add_argument("--data", help='"puppets", or real data sets such as ucf101 or ucf101,hmdb51; default: the profile\'s own')
     parser.add_argument("--seeds", help="how many (3), or which (0,1,4); default 1")
     parser.add_argument("--device", help="auto, cpu, cuda or cuda:N")
@@ -215,14 +302,42 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"mvnb {mvnb.__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_parameters(_add(commands, "demo", _demo, "reproduce FAME's Table 3 at demo scale on the puppets"))
-    for name, run, help in (("table", _table, "run a table's notebook, show ours beside the published numbers"),
-                            ("plan", _plan, "show a table's runs: which are stored, what the rest will cost")):
-        one = _add(commands, name, run, help)
-        one.add_argument("paper", help="such as fame")
-        one.add_argument("number", help="such as 3")
-        _add_parameters(one)
+    one = _add(commands, "table", _table, "run a table's notebook, show ours beside the published numbers")
+    one.add_argument("paper", help="such as fame")
+    one.add_argument("number", help="such as 3")
+    _add_parameters(one)
+    _add_batch(commands)
     _add_inspection(commands)
     return top
+
+# %% ../nbs/90_cli.ipynb #8fc5ddd7
+def _add_batch(commands):
+    plan = _add(commands, "plan", _plan, "list the runs of tables: which are stored, which are shared, what the rest will cost")
+    plan.add_argument("paper", nargs="?", help="such as fame; default: all")
+    plan.add_argument("number", nargs="?", help="such as 3; default: all")
+    one = _add(commands, "run", _run, "compute one run and its parents")
+    one.add_argument("name", metavar="RUN", help="its hash, or the first digits of it, as `mvnb plan` lists it; or a file with its recipe")
+    one.add_argument("--nproc", type=int, default=1, help="processes of this machine that share the run, one per GPU; default %(default)s")
+    many = _add(commands, "batch", _batch, "run many tables: all their runs, then their notebooks")
+    many.add_argument("paper", nargs="?", help="such as fame; default: all")
+    for each in (plan, many): each.add_argument("--only", metavar="PATTERN", help="notebooks whose name fits, such as 'fame_table3*'")
+    for each in (plan, many): _add_parameters(each)
+    _add_parameters(one, None)
+    _add_resources(many)
+    job = _add(commands, "batch-job", _batch_job, "one job of a batch; Snakemake calls it")
+    for name in ("graph", "name"): job.add_argument(name)
+    job.add_argument("--marker", required=True)
+    job.add_argument("--threads", type=int, default=1)
+
+# %% ../nbs/90_cli.ipynb #306da78a
+def _add_resources(many):
+    many.add_argument("--on", default="local", metavar="WHERE", help="local, slurm, kubernetes, or a folder with a Snakemake profile; default %(default)s")
+    many.add_argument("--cores", type=int, help="cores of this machine to use, or jobs at once elsewhere; default: all, or the profile's")
+    many.add_argument("--gpus", type=int, help="GPUs of this machine to use; default: all that there are")
+    many.add_argument("--nproc", type=int, default=1, help="GPUs (without GPUs: processes) per run; default %(default)s")
+    many.add_argument("--threads", type=int, help="threads per run; default: 1, with GPUs the cores shared out among them")
+    many.add_argument("--dry-run", action="store_true", help="let Snakemake say what it would do")
+    many.add_argument("--snakemake", default="", metavar="ARGS", help="more arguments for Snakemake, in quotes")
 
 # %% ../nbs/90_cli.ipynb #044b59b3
 def _add_inspection(commands):
