@@ -53,6 +53,34 @@ def _data_make(args) -> int:
     for name in args.names or puppets.NAMES: print(puppets.make(name, seed=args.seed, scale=scale))
     return 0
 
+# %% ../nbs/90_cli.ipynb #bdf4a874
+def _named_values(texts: list) -> dict:
+    "`-p NAME=VALUE`, several times, as a dict."
+    from mvnb import own
+    out = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name: raise Refused(f"-p {text}: write -p name=value")
+        out[name] = own.value_of(value)
+    return out
+
+def _workers(text: str | None) -> int | None: return None if text is None else settings.workers(text)
+
+def _pretrain(args) -> int:
+    "Trains a method on a folder of videos."
+    from mvnb import own
+    wish = {k: getattr(args, k) for k in ("backbone", "epochs", "steps", "batch_size", "lr", "size", "frames", "stride", "precision", "seed")}
+    print(own.pretrain(args.method, args.path, args.profile, out=args.out, weights=args.weights, params=_named_values(args.parameter),
+                       skip_unreadable=args.skip_unreadable, device=args.device, workers=_workers(args.workers), **wish))
+    return 0
+
+def _features(args) -> int:
+    "Features and a map of a folder of videos."
+    from mvnb import own
+    wish = {k: getattr(args, k) for k in ("views", "batch_size", "backbone", "frames", "stride", "size", "map", "device")}
+    print(own.features(args.path, args.weights, args.out, workers=_workers(args.workers), **wish))
+    return 0
+
 # %% ../nbs/90_cli.ipynb #c94e95e4
 class Refused(Exception):
     "A request that cannot be carried out; the message is for the user."
@@ -307,6 +335,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("number", help="such as 3")
     _add_parameters(one)
     _add_batch(commands)
+    _add_own(commands)
     _add_inspection(commands)
     return top
 
@@ -355,6 +384,38 @@ def _add_inspection(commands):
     make.add_argument("--seed", type=int, default=0)
     store = commands.add_parser("runs", help="look into the run store").add_subparsers(metavar="COMMAND", required=True)
     _add(store, "list", _runs_list, "all stored runs")
+
+# %% ../nbs/90_cli.ipynb #09fe5fb6
+def _add_own(commands):
+    pre = _add(commands, "pretrain", _pretrain, "train a method on a folder of your own videos; leaves one file, the encoder",
+               epilog="Killed at any moment, the same command goes on. Options that are not given are as the profile says.")
+    pre.add_argument("method", help="such as fame or moco")
+    pre.add_argument("path", metavar="PATH", help="folder of videos, in sub-folders or not")
+    pre.add_argument("--profile", default="demo", help="smoke (seconds), demo (minutes) or paper (as published); default %(default)s")
+    pre.add_argument("--out", help="folder of the result; default outputs/own/<name>")
+    pre.add_argument("--backbone", help="r2plus1d, r3d or i3d in the profile's size, or a name such as r2plus1d_18; default r2plus1d")
+    pre.add_argument("--weights", help="start from these weights")
+    length = pre.add_mutually_exclusive_group()
+    length.add_argument("--epochs", type=int, help="passes over the folder")
+    length.add_argument("--steps", type=int, help="optimizer steps")
+    for option, kind, help in (("--batch-size", int, "videos per step"), ("--lr", float, "learning rate"), ("--size", int, "side of a clip, pixels"),
+                               ("--frames", int, "frames of a clip"), ("--stride", int, "step between these frames"), ("--precision", str, "32 or bf16")):
+        pre.add_argument(option, type=kind, help=help)
+    pre.add_argument("--seed", type=int, default=0)
+    pre.add_argument("--skip-unreadable", action="store_true", help="go on although more than 1 %% of the files cannot be read")
+    pre.add_argument("-p", dest="parameter", action="append", default=[], metavar="NAME=VALUE", help="a parameter of the method, such as beta=0.3; may be repeated")
+    out = _add(commands, "features", _features, "features of a folder of videos as .npz, and a map of them")
+    out.add_argument("path", metavar="PATH", help="folder of videos, in sub-folders or not")
+    out.add_argument("--weights", required=True, help="an encoder from `mvnb pretrain`, a stored run's weights, or a published file (with --backbone)")
+    out.add_argument("--out", default="features.npz", help="the map goes beside it; default %(default)s")
+    out.add_argument("--backbone", help="such as r2plus1d_18, when the file does not say")
+    for option, kind, help in (("--views", int, "clips of each video, averaged; default 4"), ("--batch-size", int, "videos at a time; default 8"), ("--size", int, "side of a clip, pixels"),
+                               ("--frames", int, "frames of a clip"), ("--stride", int, "step between these frames")):
+        out.add_argument(option, type=kind, help=help, **({"default": {"--views": 4, "--batch-size": 8}[option]} if "default" in help else {}))
+    out.add_argument("--map", choices=("tsne", "pca", "none"), help="default: tsne for 50 to 5000 videos, else pca")
+    for one in (pre, out):
+        one.add_argument("--device", help="auto, cpu, cuda or cuda:N")
+        one.add_argument("--workers", help="loader processes, or auto")
 
 # %% ../nbs/90_cli.ipynb #2d85ba97
 def main(argv: list | None = None, # arguments; None: those of the process
