@@ -328,7 +328,7 @@ def _alone(folder: Path):
     try: yield
     finally: lock.release()
 
-# %% ../nbs/84_own.ipynb #10d52446
+# %% ../nbs/84_own.ipynb #df29f257
 LOAD = """from mvnb import own
 encoder = own.load_encoder({file!r})
 feature = encoder(own.prepare("video.mp4", encoder))"""
@@ -337,13 +337,13 @@ feature = encoder(own.prepare("video.mp4", encoder))"""
 class Pretrained:
     "A finished pretraining."
     file: Path # the encoder
-    meta: dict # "recipe", "videos", "result", ...: the file's own metadata
+    meta: dict # "recipe", "videos", "metrics", "result", ...: the file's own metadata
     new: bool = True # False: it was there already
 
     def __str__(self):
         r, bad = self.meta["result"], self.meta["videos"]["unreadable"]
-        lines = [f"Done: {_count(r['steps'], 'step')} in {tables.duration(r['seconds'])}, loss {r['first_loss']:.3g} → {r['loss']:.3g}." if self.new else
-                 f"This was done already ({_count(r['steps'], 'step')}, loss {r['first_loss']:.3g} → {r['loss']:.3g}): there is nothing left to do.",
+        values = ", ".join(f"{k} {v:.3g}" for k, v in self.meta["metrics"].items())
+        lines = [("Done" if self.new else "This was done already") + f": {_count(r['steps'], 'step')} in {tables.duration(r['seconds'])}; {values} (mean of the last tenth).",
                  f"The encoder is {_shown(self.file)}", "Load it in Python:", *(f"    {line}" for line in LOAD.format(file=str(self.file)).splitlines())]
         if bad: lines += [f"{len(bad)} of {_count(self.meta['videos']['found'], 'file')} could not be read and {'was' if len(bad) == 1 else 'were'} left out:", listing(bad, rest=f" in {_shown(self.file.with_name(CHECKED))}")]
         return "\n".join(lines)
@@ -360,7 +360,7 @@ def _finished(plan: Plan) -> Pretrained | None:
 def _tidy(folder: Path):
     for name in ("checkpoint.pt", "checkpoint.previous.pt"): (folder / name).unlink(missing_ok=True)
 
-# %% ../nbs/84_own.ipynb #55d6a179
+# %% ../nbs/84_own.ipynb #e26597a8
 def _task(plan: Plan) -> nn.Module:
     r = plan.recipe
     torch.manual_seed(r.seed)
@@ -383,9 +383,9 @@ def _train(plan: Plan, task: nn.Module, device, workers, progress, checkpoint_ev
 def _origin(plan: Plan, done, notes: dict, device: str) -> dict:
     "What the file says about itself."
     bad = notes["unreadable"] | {os.path.relpath(p, plan.index.root): why for p, why in done.failed.items()}
-    first = sum(done.losses[:10]) / len(done.losses[:10])
-    result = runs._summary(done) | dict(first_loss=first, seconds=done.seconds, peak_memory=done.peak_memory, device=runs.describe_device(device))
-    return dict(recipe=json.loads(plan.recipe.json()), identity=plan.identity, result=result, versions=runs._versions(), commit=runs.commit(),
+    metrics = runs._summary(done)
+    result = dict(steps=metrics.pop("steps"), effective_batch=metrics.pop("effective_batch"), seconds=done.seconds, peak_memory=done.peak_memory, device=runs.describe_device(device))
+    return dict(recipe=json.loads(plan.recipe.json()), identity=plan.identity, metrics=metrics, result=result, versions=runs._versions(), commit=runs.commit(),
                 videos=dict(folder=_shown(plan.index.root.name), found=len(plan.index), used=len(plan.used), hash=plan.used.hash, unreadable=bad),
                 normalisation=dict(mean=MEAN, std=STD), load=LOAD.format(file=ENCODER))
 
