@@ -201,7 +201,7 @@ def _library() -> list[Path]: # what decides how a page looks
     here = Path(tables.__file__).parent
     return sorted([*here.rglob("*.py"), *here.rglob("published/*.csv")])
 
-# %% ../nbs/86_batch.ipynb #f2a847ed
+# %% ../nbs/86_batch.ipynb #9c9d3848
 def proof(graph: Graph, name: str # hash of a run, or stem of a page
          ) -> dict: # what its marker says when it is done
     "What a marker must say. Raises OSError or `runs.Damaged` when a result is not there."
@@ -210,10 +210,10 @@ def proof(graph: Graph, name: str # hash of a run, or stem of a page
     page = graph.pages[name]
     shown = settings.outputs() / graph.profile / f"{name}.ipynb"
     if not shown.is_file(): raise FileNotFoundError(f"{shown} is not there")
-    return {"page": _digest(shown, shown.with_suffix(".png")), "notebook": _digest(settings.root() / "nbs" / f"{page.kind}s" / f"{page.notebook}.ipynb"),
+    return {"page": _digest(*sorted(shown.parent.glob(f"{name}.*"))), "notebook": _digest(settings.root() / "nbs" / f"{page.kind}s" / f"{page.notebook}.ipynb"),
             "library": _digest(*_library()), "seeds": list(graph.seeds), "data": graph.data, "runs": {h: checksum(h) for h in page.runs}}
 
-# %% ../nbs/86_batch.ipynb #596ff553
+# %% ../nbs/86_batch.ipynb #d77f1a11
 def settle(graph: Graph) -> list[str]: # names of the jobs to do
     "Makes the markers agree with the store."
     known, todo = {}, []
@@ -225,7 +225,6 @@ def settle(graph: Graph) -> list[str]: # names of the jobs to do
         if not done: todo.append(h); marker(graph, h).unlink(missing_ok=True)
     for stem, page in graph.pages.items():
         if set(page.runs) & set(todo) or page.notebook in graph.blocked or not _holds(graph, stem): todo.append(stem); marker(graph, stem).unlink(missing_ok=True)
-    _write(graph.folder / "todo.json", {"todo": todo, "time": time.time()})
     return todo
 
 def _holds(graph: Graph, stem: str) -> bool:
@@ -279,7 +278,7 @@ def finish(graph: Graph, name: str, path: Path, **about # more to write down
     "Writes the marker of a job that is done."
     _write(path, proof(graph, name) | about)
 
-# %% ../nbs/86_batch.ipynb #3bf3af01
+# %% ../nbs/86_batch.ipynb #7e1750bf
 def outcome(graph: Graph, since: float = 0.0 # notes written before this time are of an earlier attempt
            ) -> dict: # name -> (state, reason): done, failed, killed, stopped, or waiting when it was never started
     "How every job of a batch ended."
@@ -301,7 +300,7 @@ def report(graph: Graph, since: float = 0.0) -> tuple[str, bool]: # text, whethe
     for name in count["failed"] + count["killed"]: lines += [f"{name}  {graph.jobs[name]}: {ended[name][1]}", f"    log: {log(graph, name)}"]
     for name in count["waiting"][:9]: lines.append(f"{name}  {graph.jobs[name]}: not started" + _because(graph, name, ended))
     if len(count["waiting"]) > 9: lines.append(f"... and {len(count['waiting']) - 9} more that were not started")
-    lines += [f"{name} cannot be run yet: {why.rstrip('.')}." for name, why in graph.blocked.items()]
+    lines += [f"{name} was left out: {why.rstrip('.')}." for name, why in graph.blocked.items()]
     return "\n".join(lines), len(count["done"]) == len(ended) and not graph.blocked
 
 def _because(graph: Graph, name: str, ended: dict) -> str:
@@ -309,7 +308,7 @@ def _because(graph: Graph, name: str, ended: dict) -> str:
     missing = [h for h in needs if ended[h][0] != "done"]
     return f", since it needs {missing[0]}{f' and {len(missing) - 1} more' if len(missing) > 1 else ''}" if missing else ""
 
-# %% ../nbs/86_batch.ipynb #adb96295
+# %% ../nbs/86_batch.ipynb #a1bdba45
 def command(graph: Graph, # saved
             on: str = "local", # local, slurm, kubernetes, or a profile folder
             cores: int | None = None, # of this machine; elsewhere: jobs at once. None: all, or what the profile says
@@ -319,8 +318,9 @@ def command(graph: Graph, # saved
     home = settings.root() / "workflow"
     profile = home / "profiles" / on if (home / "profiles" / on).is_dir() else Path(on).resolve()
     if not (profile / "config.yaml").is_file(): raise FileNotFoundError(f"there is no profile {on!r}: use one of {', '.join(sorted(p.name for p in (home / 'profiles').glob('*')))}, or a folder with a config.yaml")
-    words = [sys.executable, "-m", "snakemake", "--snakefile", str(home / "Snakefile"), "--workflow-profile", str(profile), "--config", f"graph={graph.folder / 'graph.json'}"]
-    if on == "kubernetes": words += [f"prefix={os.path.relpath(graph.folder, settings.root())}/"] # pods see the repository, not this folder
+    words = [sys.executable, "-m", "snakemake", "--snakefile", str(home / "Snakefile"), "--workflow-profile", str(profile), "--config", f"graph={graph.folder / 'graph.json'}", "settled=1"]
+    if on == "kubernetes": words += [f"prefix={os.path.relpath(graph.folder, settings.root())}/", "--directory", str(settings.root())] # its storage holds the repository
+    else: words += ["--directory", str(graph.folder)]
     if on == "local": words += ["--cores", str(cores or _cores())] + (["--resources", f"gpu={len(graph.options['devices'])}"] if graph.options.get("devices") else [])
     elif cores: words += ["--jobs", str(cores)]
     return words + list(more)
@@ -350,42 +350,39 @@ def _gpus() -> int: # torch counts them without touching them
     import torch
     return torch.cuda.device_count()
 
-# %% ../nbs/86_batch.ipynb #9bffd00d
+# %% ../nbs/86_batch.ipynb #7876c245
 class Watch:
     "Prints a line for every job that ends."
-    def __init__(self, graph: Graph):
-        self.graph, self.since, self.seen, self.done, self.bar = graph, time.time(), set(), None, None
+    def __init__(self, graph: Graph, todo: list # what `settle` returned
+                ):
+        self.graph, self.todo, self.since, self.done = graph, todo, time.time(), len(graph.jobs) - len(todo)
+        count = f"{len(graph.runs)} runs and {len(graph.pages)} notebook{'s' if len(graph.pages) != 1 else ''}"
+        self.say(f"{count}: {self.done} of {len(graph.jobs)} jobs are done")
+        self.bar = tqdm(total=len(graph.jobs), initial=self.done, unit="job", mininterval=0.5, disable=None)
 
     def look(self):
         "Reads the notes once."
-        if self.done is None: self._begin()
-        for name in self.graph.jobs if self.done is not None else ():
-            if name in self.seen or (said := _read(note(self.graph, name))).get("ended", 0) < self.since: continue
+        for name in list(self.todo):
+            if (said := _read(note(self.graph, name))).get("ended", 0) < self.since: continue
             if said["state"] == "done": self.done += 1; self.bar.update()
-            self.seen.add(name)
+            self.todo.remove(name)
             about = tables.duration(said["ended"] - said["began"]) if said["state"] == "done" else f"{said['state'].upper()}: {said.get('reason', '')}  (log: {log(self.graph, name)})"
             self.say(f"[{self.done}/{len(self.graph.jobs)}] {self.graph.jobs[name]}: {about}")
 
-    def _begin(self):
-        if (told := _read(self.graph.folder / "todo.json")).get("time", 0) < self.since: return
-        self.done = len(self.graph.jobs) - len(told["todo"])
-        self.say(f"{len(self.graph.jobs)} jobs: {len(self.graph.runs)} runs and {len(self.graph.pages)} notebooks; {self.done} were done before")
-        self.bar = tqdm(total=len(self.graph.jobs), initial=self.done, unit="job", mininterval=0.5, disable=None)
-
     def say(self, text: str): tqdm.write(text); sys.stdout.flush()
-    def close(self): self.bar is None or self.bar.close()
+    def close(self): self.bar.close()
 
-# %% ../nbs/86_batch.ipynb #4ec34c27
+# %% ../nbs/86_batch.ipynb #e47d2867
 @contextlib.contextmanager
-def _only_one(graph: Graph, watch: Watch): # yields the lock's file handle
+def _only_one(graph: Graph): # yields the lock's file handle
     graph.folder.mkdir(parents=True, exist_ok=True)
-    handle, told = os.open(graph.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644), False
+    handle, watch = os.open(graph.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644), None
     try:
         while True:
-            try: fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB); break
-            except BlockingIOError: pass
-            if not told: watch.say(f"another batch of profile {graph.profile} is running here; waiting for it")
-            told = True
+            with contextlib.suppress(BlockingIOError): fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB); break
+            if not watch: print(f"another batch of profile {graph.profile} is running here; waiting for it", flush=True)
+            watch = watch or Watch(graph, [n for n in graph.jobs if not marker(graph, n).exists()])
+            watch.look()
             time.sleep(0.5)
         yield handle
     finally: os.close(handle)
@@ -402,32 +399,36 @@ def _end(process, graph: Graph, since: float):
     process.send_signal(signal.SIGINT)
     process.wait()
 
-# %% ../nbs/86_batch.ipynb #93071ab3
+# %% ../nbs/86_batch.ipynb #00da072c
 def start(graph: Graph, # a batch
           on: str = "local", # see `command`
           cores: int | None = None, # see `command`
           more: tuple = (), # more arguments for Snakemake
          ) -> bool: # whether all is done
-    "Saves a graph, runs it to its end and prints the report. Raises KeyboardInterrupt when it was stopped."
-    watch, record = Watch(graph), graph.folder / "logs" / "snakemake.log"
-    with _only_one(graph, watch) as lock:
+    "Does what is not done, prints the report. Raises KeyboardInterrupt when it was stopped."
+    record, code, since = graph.folder / "logs" / "snakemake.log", 0, time.time()
+    with _only_one(graph) as lock:
+        todo = settle(graph)
         save(graph)
-        watch.since = time.time()
+        if not todo: print(f"all {len(graph.jobs)} jobs are done already", *report(graph)[0].splitlines()[1:], sep="\n"); return not graph.blocked
+        watch, words = Watch(graph, todo), command(graph, on, cores, more)
         record.parent.mkdir(parents=True, exist_ok=True)
-        before = signal.signal(signal.SIGTERM, _terminated)
-        try:
-            with open(record, "wb") as out:
-                process = subprocess.Popen(command(graph, on, cores, more), cwd=settings.root(), stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, pass_fds=[lock])
-            try:
-                while process.poll() is None: watch.look(); time.sleep(0.3)
-            except KeyboardInterrupt: _end(process, graph, watch.since); raise
-        finally: signal.signal(signal.SIGTERM, before)
-        watch.look()
-        watch.close()
-    text, well = report(graph, watch.since)
+        with open(record, "wb") as out, _stoppable(): code = _attend(subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, pass_fds=[lock]), graph, watch)
+    text, well = report(graph, since)
     print(text)
-    if process.returncode and watch.done is None: print(_tail(record))
-    elif process.returncode and not well: print(f"Snakemake's own log: {record}")
-    return well and not process.returncode
+    if code and not any(state in ("failed", "killed", "stopped") for state, _ in outcome(graph, since).values()):
+        print(f"Snakemake stopped by itself; the end of its log, {record}:", *record.read_text(errors="replace").splitlines()[-12:], sep="\n")
+    return well and not code
 
-def _tail(path: Path) -> str: return f"Snakemake did not start a job; the end of {path}:\n" + "\n".join(path.read_text(errors="replace").splitlines()[-12:])
+def _attend(process, graph: Graph, watch: Watch) -> int: # exit code
+    try:
+        while process.poll() is None: watch.look(); time.sleep(0.3)
+    except KeyboardInterrupt: _end(process, graph, watch.since); raise
+    finally: watch.look(); watch.close()
+    return process.returncode
+
+@contextlib.contextmanager
+def _stoppable(): # to SIGTERM, which is turned into the same as Ctrl-C
+    before = signal.signal(signal.SIGTERM, _terminated)
+    try: yield
+    finally: signal.signal(signal.SIGTERM, before)
