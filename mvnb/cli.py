@@ -206,21 +206,38 @@ def _execute(source: Path, target: Path, parameters: dict):
     finally: partial.unlink(missing_ok=True)
 
 # %% ../nbs/90_cli.ipynb #e884b8fe
-def _table(args) -> int:
-    "Runs a table's notebook and shows the table."
-    from mvnb import tables
-    (plan, values), started = _planned(args), time.monotonic()
+def _written(kind: str, plan, values: dict) -> Path:
+    "Executes the notebook of a table or a figure; afterwards all its runs are stored."
     if plan.sources.blocked: raise Refused(plan.sources.blocked)
     print(f"{plan}\n", flush=True)
-    source = settings.root() / "nbs" / "tables" / f"{plan.definition.notebook}.ipynb"
+    source = settings.root() / "nbs" / kind / f"{plan.definition.notebook}.ipynb"
     if not source.is_file(): raise Refused(f"{source} is missing: run inside a clone of the repository")
     page = settings.outputs() / plan.profile / f"{plan.stem}.ipynb"
     _execute(source, page, values)
     if lost := plan.refresh().todo:
         raise Refused(f"the notebook ended without an error, but {len(lost)} of {len(plan.runs)} results are not in {settings.runs()}: first {lost[0]}")
+    return page
+
+def _table(args) -> int:
+    "Runs a table's notebook and shows the table."
+    from mvnb import tables
+    (plan, values), started = _planned(args), time.monotonic()
+    page = _written("tables", plan, values)
     outcome = tables.table(args.paper, args.number).run(plan, progress=False)
     print(f"\n{outcome}\n\n{outcome.claims}\n")
     print(f"The page is {page}\nIts figure   {page.with_suffix('.png')}\nThis took {time.monotonic() - started:.0f} s.")
+    return 0
+
+def _figure(args) -> int:
+    "Draws a figure in its notebook and shows what became of its claims."
+    import pandas as pd
+    from mvnb import figures, tables
+    values, started = _parameters(args), time.monotonic()
+    plan = figures.figure(args.paper, args.number).plan(**{k: values[k] for k in ("profile", "seeds", "data", "device")})
+    page = _written("figures", plan, values)
+    claims = pd.read_csv(page.with_suffix(".claims.csv"), dtype=str, keep_default_na=False)
+    if len(claims): print(tables.markdown(claims[["claim", "measured_on", "test", "verdict", "gap", "margin"]].rename(columns={"measured_on": "measured on"})) + "\n")
+    print(f"The page is {page}\nIts picture  {page.with_suffix('.png')}\nThis took {time.monotonic() - started:.0f} s.")
     return 0
 
 def _demo(args) -> int:
@@ -330,10 +347,11 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"mvnb {mvnb.__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_parameters(_add(commands, "demo", _demo, "reproduce FAME's Table 3 at demo scale on the puppets"))
-    one = _add(commands, "table", _table, "run a table's notebook, show ours beside the published numbers")
-    one.add_argument("paper", help="such as fame")
-    one.add_argument("number", help="such as 3")
-    _add_parameters(one)
+    for name, run, help in (("table", _table, "run a table's notebook, show ours beside the published numbers"), ("figure", _figure, "draw a figure in its notebook, show its claims")):
+        one = _add(commands, name, run, help)
+        one.add_argument("paper", help="such as fame")
+        one.add_argument("number", help="such as " + ("3" if name == "table" else "4"))
+        _add_parameters(one)
     _add_batch(commands)
     _add_own(commands)
     _add_inspection(commands)

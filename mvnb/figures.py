@@ -137,8 +137,8 @@ Plan.frame = property(_frame)
 Plan.__str__ = Plan.__repr__ = lambda self: "\n".join([*([tables.markdown(self.frame), ""] if self.runs else []), *_lines(self)])
 Plan._repr_html_ = lambda self: (self.frame.to_html(index=False, border=0) if self.runs else "") + tables._paragraphs(_lines(self))
 
-# %% ../nbs/83_figures.ipynb #a4fde545
-DRAWN: dict = {} # name -> outcome class(plan, results, device, workers)
+# %% ../nbs/83_figures.ipynb #49b8b1e0
+DRAWN: dict = {} # name -> outcome class(plan, results, device, workers, progress)
 
 class Figure:
     "A paper's figure: `.plan(profile)`, `.run(profile)`."
@@ -176,7 +176,7 @@ class Figure:
             if progress and plan.states[recipe.hash] != "stored": runs.say(f"{k}/{len(plan.runs)}  {recipe}")
             done[recipe.hash] = runs.ensure(recipe, device, workers, progress, known)
         results = {cell: done[recipe.hash] for cell, recipe in plan.cells.items()}
-        with runs.bars(progress): return DRAWN[plan.definition.draw](plan, results, settings.device(device), settings.workers(workers))
+        with runs.bars(progress): return DRAWN[plan.definition.draw](plan, results, settings.device(device), settings.workers(workers), progress)
 
     def __repr__(self): return f"{self.definition.paper.upper()} figure {self.definition.number}: {self.definition.title}"
 
@@ -199,9 +199,9 @@ class Page(tables.Page):
         super().__init__(*next(iter(tables.TABLES))) # the checks are the same for every page
         self.table = figure(paper, number)
 
-# %% ../nbs/83_figures.ipynb #9dd66117
+# %% ../nbs/83_figures.ipynb #4a2314af
 def picture_rows(rows: Mapping, # label -> {title -> [3,H,W] picture or [H,W] map or bool mask}
-                 outline: Mapping = {}, # label -> bool [H,W], drawn as a white line
+                 outline: Mapping = {}, # label, or (label, title) -> bool [H,W], drawn as a white line
                  size: float = 1.25, # of a picture, inches
                  notes: Mapping = {}, # (label, title) -> text below a picture
                 ): # a matplotlib Figure
@@ -215,18 +215,18 @@ def picture_rows(rows: Mapping, # label -> {title -> [3,H,W] picture or [H,W] ma
         for ax, (title, picture) in zip(line, pictures.items()):
             picture = picture.detach().cpu().float()
             ax.imshow(picture.permute(1, 2, 0).clamp(0, 1) if picture.ndim == 3 else picture, cmap="magma")
-            if label in outline and outline[label].any(): ax.contour(outline[label].cpu().float(), [.5], colors="white", linewidths=.8)
+            line_at = outline.get((label, title), outline.get(label))
+            if line_at is not None and line_at.any() and not line_at.all(): ax.contour(line_at.cpu().float(), [.5], colors="white", linewidths=.8)
             ax.set(xticks=[], yticks=[], xlabel=notes.get((label, title), ""))
             ax.xaxis.label.set_size(7)
             if k == 0 or list(rows.values())[0].keys() != pictures.keys(): ax.set_title(title, fontsize=8)
         line[0].set_ylabel(label, fontsize=8)
     return fig
 
-# %% ../nbs/83_figures.ipynb #73c8af4e
+# %% ../nbs/83_figures.ipynb #9f2a1fd7
 class Drawing:
     "What every figure's outcome can do: `.plan`, `.judged`, `.claims`, `.save_figure`."
     plan: Plan
-    unit = "percentage points" # of the gaps
 
     @property
     def folder(self) -> Path: return settings.outputs() / self.plan.profile
@@ -281,7 +281,7 @@ def coverage(mask: Tensor, # bool [B,H,W]
     "Share of the actor's pixels, over all frames, that lie inside a mask."
     return (truth & mask[:, None]).flatten(1).sum(1) / truth.flatten(1).sum(1)
 
-# %% ../nbs/83_figures.ipynb #11ddae3e
+# %% ../nbs/83_figures.ipynb #72acc938
 def _spread(index, most: int):
     "At most so many videos, evenly over the classes."
     counts = index.counts()
@@ -293,9 +293,8 @@ def _firsts(labels, count: int) -> list: # positions
 
 class Masks(Drawing):
     "FAME's mask stage by stage, its merge, and the three other masks."
-    def __init__(self, plan: Plan, results=None, device: str = "cpu", workers: int = 0, examples: int = 4, beta: float = 0.5):
+    def __init__(self, plan: Plan, results=None, device: str = "cpu", workers: int = 0, progress: bool = True, examples: int = 4, beta: float = 0.5):
         self.plan, self.beta = plan, beta
-        if plan.real: self.unit = "hundredths of the score"
         frames, size, most = _SIZES[plan.profile]
         split = recipes.training_data(recipes.profile(plan.profile, plan.definition.paper), plan.sources.name, "test" if plan.real else "test-unbiased")
         self.dataset = test_clips(_spread(split.load(), most), frames, 2, size)
@@ -305,13 +304,13 @@ class Masks(Drawing):
         self.names = [f"{self.dataset.index.classes[c]}" for c in shown.labels]
         self.truth = None if plan.real else truth_of(shown, range(len(at)))[:, 0]
         self.stages, self.order = masks.fame_stages(self.clips, beta), torch.arange(len(at)).roll(1)
-        self.numbers = self._measure(device, workers)
+        self.numbers = self._measure(device, workers, progress)
 
-# %% ../nbs/83_figures.ipynb #fa4273c6
-def _measure(self, device, workers) -> dict: # {metric: {variant: float64 [videos]}}
+# %% ../nbs/83_figures.ipynb #970bb26f
+def _measure(self, device, workers, progress) -> dict: # {metric: {variant: float64 [videos]}}
     "Every mask on every video; NaN where a video cannot be read."
     found = {}
-    for batch in tqdm(clips.batches(self.dataset, 8, 0, shuffle=False, drop_last=False, workers=workers), desc="masks", total=-(-len(self.dataset) // 8), mininterval=0.5):
+    for batch in tqdm(clips.batches(self.dataset, 8, 0, shuffle=False, drop_last=False, workers=workers), desc="masks", total=-(-len(self.dataset) // 8), mininterval=0.5, disable=not progress):
         clip = to_float(batch["clip"][:, 0].to(device))
         motion, truth = frame_difference(clip), None if self.plan.real else truth_of(self.dataset, batch["index"])[:, 0].to(device)
         for v in VARIANTS:
@@ -323,7 +322,7 @@ def _measure(self, device, workers) -> dict: # {metric: {variant: float64 [video
 
 Masks._measure = _measure
 
-# %% ../nbs/83_figures.ipynb #295e7522
+# %% ../nbs/83_figures.ipynb #f457a2ac
 def _stages_figure(self):
     "Figure 2: from clip to mask."
     rows, s = {}, self.stages
@@ -331,7 +330,7 @@ def _stages_figure(self):
         rows[name] = {"first frame": self.clips[k, :, 0], "last frame": self.clips[k, :, -1], "seed region S": s.seed[k], "mean frame": s.mean[k],
                       "likelihood P(F|x)": s.likelihood[k], "M, blurred": s.probability[k], f"mask, β = {self.beta:g}": masks.overlay(self.clips[k], s.mask[k])}
         if self.truth is not None: rows[name]["truth (mean)"] = self.truth[k].float().mean(0)
-    return picture_rows(rows)
+    return picture_rows(rows, {(name, f"mask, β = {self.beta:g}"): s.mask[k] for k, name in enumerate(self.names)})
 
 def _merge_figure(self):
     "The end of Section 3.2: foreground of one clip before the background of another."
@@ -344,29 +343,30 @@ def _variants_figure(self):
     "Figure 3: FAME and its three variants."
     middle, found = self.clips.shape[2] // 2, {v: masks.foreground(self.clips, v, self.beta) for v in VARIANTS}
     rows = {name: {"clip": self.clips[k, :, middle], **{VARIANTS[v]: masks.overlay(self.clips[k], m[k]) for v, m in found.items()}} for k, name in enumerate(self.names)}
-    notes, outline = {}, {}
-    if self.truth is not None:
+    notes, outline = {}, {(name, VARIANTS[v]): m[k] for v, m in found.items() for k, name in enumerate(self.names)}
+    if self.truth is not None: # the actor's outline says more than the mask's own
         outline = {name: self.truth[k, middle] for k, name in enumerate(self.names)}
         notes = {(name, VARIANTS[v]): f"{100 * float(coverage(m[k:k+1], self.truth[k:k+1])):.0f} % of the actor" for v, m in found.items() for k, name in enumerate(self.names)}
     return picture_rows(rows, outline, 1.4, notes)
 
 Masks.stages_figure, Masks.merge_figure, Masks.variants_figure = _stages_figure, _merge_figure, _variants_figure
 
-# %% ../nbs/83_figures.ipynb #c3495b42
+# %% ../nbs/83_figures.ipynb #ff70348a
 @dataclass
 class Judged:
     "One claim of a figure on one test set."
     claim: str
     test: str
     verdict: tables.Verdict
+    by: str = "paper" # who makes the claim, as in `tables.scoreboard`
 
-def _judge(claim, test, plan, better, worse) -> Judged:
+def _judge(claim, test, plan, better, worse, by="paper") -> Judged:
     "One inequality; better and worse are float [seeds,videos], NaN where a video has no number."
     both = np.isfinite(better).all(0) & np.isfinite(worse).all(0)
     found = tables.judge(better[:, both], worse[:, both]) if both.sum() > 1 else tables.Verdict("undecided", float("nan"), float("inf"))
-    return Judged(claim, test, tables.Verdict("not judged", found.gap, found.margin) if plan.profile == "smoke" or both.sum() < 2 else found)
+    return Judged(claim, test, tables.Verdict("not judged", found.gap, found.margin) if plan.profile == "smoke" or both.sum() < 2 else found, by)
 
-# %% ../nbs/83_figures.ipynb #9e15596f
+# %% ../nbs/83_figures.ipynb #655b0831
 def _mean_error(x) -> str: # of one value per video
     x = x[np.isfinite(x)]
     return "—" if not len(x) else f"{x.mean():.1f} ± {x.std(ddof=1) / len(x) ** .5:.1f}" if len(x) > 1 else f"{x.mean():.1f}"
@@ -378,9 +378,9 @@ def _masks_table(self) -> pd.DataFrame:
     return pd.DataFrame({_METRICS[k][0]: {VARIANTS[v]: _mean_error(_METRICS[k][1] * x) for v, x in each.items()} for k, each in sorted(self.numbers.items(), key=lambda item: [*_METRICS].index(item[0]))}).rename_axis("mask")
 
 def _masks_judged(self) -> list:
-    key, what = ("saliency", "movement (saliency score)") if self.plan.real else ("coverage", "of the actor")
-    mine, test = self.numbers[key], "test" if self.plan.real else "unbiased"
-    return [_judge(f"FAME's mask holds more {what} than {VARIANTS[v]}", test, self.plan, mine["fame"][None], mine[v][None]) for v in VARIANTS if v != "fame"]
+    if self.plan.real: return []
+    mine = self.numbers["coverage"]
+    return [_judge(f"FAME's mask holds more of the actor than {VARIANTS[v]}", "unbiased", self.plan, mine["fame"][None], mine[v][None], "ours, not the paper's") for v in VARIANTS if v != "fame"]
 
 Masks.frame, Masks.judged = property(_masks_table), property(_masks_judged)
 
@@ -426,21 +426,21 @@ def look(classifier: protocols.Classifier,
     return {"last": explain.to_clip(explain.evidence(maps, classifier.head.weight[said]), clip.shape[2:], "positive"),
             "fine": explain.grad_cam(backbone, clip, said, head, layer, pool=False)}
 
-# %% ../nbs/83_figures.ipynb #fe404814
+# %% ../nbs/83_figures.ipynb #ffc99d32
 _INSIDE = {"actor": "the actor", "fame": "FAME's mask"}
 
 class Maps(Drawing):
     "Activation maps of the rows of a figure, and the shares of them that lie on the foreground."
-    def __init__(self, plan: Plan, results: dict, device: str = "cpu", workers: int = 0, examples: int = 6):
+    def __init__(self, plan: Plan, results: dict, device: str = "cpu", workers: int = 0, progress: bool = True, examples: int = 6):
         self.plan, self.results, self.device = plan, results, device
         self.models = {cell: classifier_of(r, device) for cell, r in results.items()}
         self.shares, self.areas, self.shown = {}, {}, {} # (protocol, row, seed, map, test, inside) -> [videos]; (test, inside) -> [videos]
         one = next(iter(plan.cells.values()))
         for test, data in one.tests:
             dataset = test_clips(data.load(), one.clips.length, one.clips.stride, one.clips.size, one.test_views, one.clips.cache)
-            self._measure(test, dataset, workers, _firsts(dataset.index.labels, examples))
+            self._measure(test, dataset, workers, _firsts(dataset.index.labels, examples), progress)
 
-# %% ../nbs/83_figures.ipynb #c0aa77a8
+# %% ../nbs/83_figures.ipynb #18c85a26
 def _clip_shares(self, clip, truth, keep):
     "(key, shares [B]) of one clip per video, and the maps of some of them."
     x, pictures = normalize(clip), {}
@@ -452,10 +452,10 @@ def _clip_shares(self, clip, truth, keep):
             if cell[2] == self.plan.seeds[0]: pictures[(*cell[:2], name)] = m[keep].cpu()
     return found, pictures | {"clip": clip[keep].cpu(), "mask": inside["fame"][keep].cpu(), "truth": truth[keep].cpu() if truth is not None else None}
 
-def _measure_maps(self, test, dataset, workers, examples):
+def _measure_maps(self, test, dataset, workers, examples, progress):
     "Shares of all videos of a test set; an unreadable one has none."
     parts, shown = {}, []
-    for batch in tqdm(clips.batches(dataset, 8, 0, shuffle=False, drop_last=False, workers=workers), desc=f"maps, {test}", total=-(-len(dataset) // 8), mininterval=0.5):
+    for batch in tqdm(clips.batches(dataset, 8, 0, shuffle=False, drop_last=False, workers=workers), desc=f"maps, {test}", total=-(-len(dataset) // 8), mininterval=0.5, disable=not progress):
         ok, truth = batch["ok"].to(self.device), None if self.plan.real else truth_of(dataset, batch["index"]).to(self.device)
         keep = [k for k, i in enumerate(batch["index"].tolist()) if i in examples and batch["ok"][k]]
         views = []
@@ -552,23 +552,25 @@ def _maps_figure(self, test: str | None = None, protocol: str = "linear"):
 Maps.figure = _maps_figure
 DRAWN["maps"] = Maps
 
-# %% ../nbs/83_figures.ipynb #f4371336
+# %% ../nbs/83_figures.ipynb #918af0e8
 def _claim_lines(self) -> pd.DataFrame: # text, one line per claim and test
     d, plan, done = self.plan.definition, self.plan, list(getattr(self, "results", {}).values())
-    same = dict(paper=d.paper, table=f"figure {d.number}", by="paper", published_on="", published_gap="", profile=plan.profile, measured_on=plan.sources.name,
-                seeds=" ".join(map(str, plan.seeds)), device=tables._distinct(r.meta["device"] for r in done), commit=tables._distinct(r.meta["commit"] for r in done) or runs.commit())
+    same = dict(paper=d.paper, table=f"figure {d.number}", published_on="", published_gap="", profile=plan.profile, measured_on=plan.sources.name,
+                seeds=" ".join(map(str, plan.seeds)), device=tables._distinct(r.meta["device"] for r in done) or runs.describe_device(plan.device), commit=tables._distinct(r.meta["commit"] for r in done) or runs.commit())
     order = ("paper", "table", "claim", "by", "published_on", "published_gap", "profile", "measured_on", "test", "verdict", "gap", "margin", "seeds", "device", "commit")
-    lines = [same | dict(claim=j.claim, test=j.test, verdict=j.verdict.verdict, gap=f"{j.verdict.gap:.2f}", margin=f"{j.verdict.margin:.2f}") for j in self.judged]
-    return pd.DataFrame(lines)[list(order)]
+    lines = [same | dict(claim=j.claim, by=j.by, test=j.test, verdict=j.verdict.verdict, gap=f"{j.verdict.gap:.2f}", margin=f"{j.verdict.margin:.2f}") for j in self.judged]
+    return pd.DataFrame(lines, columns=list(order))
 
 def _claims(self) -> tables.Verdicts:
     "The paper's claims that this figure illustrates, judged."
     rows, plan = {}, self.plan
     for j in self.judged: rows.setdefault(j.claim, {"claim": j.claim, "measured on": plan.sources.name})[j.test if j.test == "test" else f"{j.test} test"] = str(j.verdict)
     notes = ["Smoke runs are not judged: they are too small to mean anything."] if plan.profile == "smoke" else [
-        f"Gap ± margin in {self.unit}; the margin is two paired standard errors over test videos"
+        "Gap ± margin in percentage points; the margin is two paired standard errors over test videos"
         + (", or the 95 % interval over seeds where that is wider." if len(plan.seeds) > 1 and plan.runs else
            ". One seed: how much another training run would differ is not in the margin." if plan.runs else ".")]
-    return tables.Verdicts(pd.DataFrame(list(rows.values())), notes, self.claim_lines, self.folder / f"{plan.stem}.claims.csv")
+    if not rows: notes = ["These clips have no ground truth, so no claim is tested on them: the puppets' page does that."]
+    if ours := [c for c in rows if any(j.by != "paper" for j in self.judged if j.claim == c)]: notes.append("Not said by the paper in these words: " + "; ".join(ours) + ".")
+    return tables.Verdicts(pd.DataFrame(list(rows.values()), columns=None if rows else ["claim"]), notes, self.claim_lines, self.folder / f"{plan.stem}.claims.csv")
 
 Drawing.claim_lines, Drawing.claims = property(_claim_lines), property(_claims)
