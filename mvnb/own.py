@@ -143,13 +143,13 @@ def _schedule(wish: Wish, standard, n: int): # train.Schedule for n videos
     return replace(standard, epochs=epochs, max_steps=steps, batch_size=batch, milestones=milestones,
                    lr=standard.lr if wish.lr is None else wish.lr, precision=wish.precision or standard.precision)
 
-# %% ../nbs/84_own.ipynb #e7b53059
+# %% ../nbs/84_own.ipynb #e1520a42
 _HELD = 1e9 # bytes of decoded video to keep in memory
 
 def _recipe(wish: Wish, n: int, frames: int = 0) -> recipes.Recipe: # for n videos with so many frames together
     p = recipes.profile(wish.profile, wish.method if wish.method in recipes.PAPER else "fame")
     known, cut = parameters(wish.method), p.pretrain_clips
-    params = {k: v for k, v in p.method.items() if k in known}
+    params = {k: v for k, v in known.items() if v is None or isinstance(v, (bool, int, float, str, tuple))} | {k: v for k, v in p.method.items() if k in known}
     if "queue" in params: params["queue"] = min(params["queue"], n)
     changed = {k: v for k, v in dict(length=wish.frames, stride=wish.stride, size=wish.size).items() if v is not None}
     short = 1.3 * changed.get("size", cut.size)

@@ -115,7 +115,7 @@ def test_a_method_that_takes_only_its_own(monkeypatch):
     methods.names()
     monkeypatch.setitem(methods.METHODS, "own", Own)
     assert own.parameters("own") == {"alpha": 1}
-    assert dict(own._recipe(own.Wish("own", "demo"), 20).params) == {}  # the profile's queue is not for it
+    assert dict(own._recipe(own.Wish("own", "demo"), 20).params) == {"alpha": 1}  # the profile's queue is not for it
 
 
 @pytest.mark.parametrize("n,batch,queue,steps", [(2, 2, 2, 3), (5, 5, 5, 3), (8, 8, 8, 3), (9, 8, 9, 3), (64, 8, 64, 3), (5000, 8, 64, 3)])
@@ -207,13 +207,16 @@ def killed_when(process, there, timeout=60):
     pytest.fail(f"ended before it could be killed: {process.communicate()}")
 
 
-def test_killed_and_started_again_gives_the_same_bits(folder, tmp_path):
+def test_killed_and_started_again_gives_the_same_bits(folder, tmp_path, monkeypatch):
     whole = train(folder, steps=12, out=tmp_path / "whole")
     checkpoint = tmp_path / "cut" / "checkpoint.pt"
     killed_when(start(SCRIPT, folder, tmp_path / "cut"), lambda: checkpoint.with_name("checkpoint.previous.pt").exists())  # the second checkpoint is written
     kept = torch.load(checkpoint if checkpoint.exists() else checkpoint.with_name("checkpoint.previous.pt"), weights_only=True)
     assert 0 < kept["step"] < 12 and not (tmp_path / "cut" / "encoder.safetensors").exists()
+    fits, fit = [], own.fit
+    monkeypatch.setattr(own, "fit", lambda *a, **kw: fits.append(fit(*a, **kw)) or fits[-1])
     again = train(folder, steps=12, out=tmp_path / "cut")
+    assert fits[0].resumed == kept["step"]
     one, two = load_file(whole.file), load_file(again.file)
     assert one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
     assert again.new and again.meta["metrics"] == whole.meta["metrics"] and not checkpoint.exists()
