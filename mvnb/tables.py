@@ -132,6 +132,7 @@ def define(definition: Definition # a new table; rows of other works are added f
 # %% ../nbs/82_tables.ipynb #27de2b02
 _UCF, _HMDB = Column("UCF101", "ucf101", "puppets-u"), Column("HMDB51", "hmdb51", "puppets-h")
 _KINETICS = Column("Kinetics-400", "kinetics400", "puppets-k")
+_NAMES = {c.data: c.key for c in (_UCF, _HMDB, _KINETICS)}
 _FAME = Options(beta=0.5) # the paper's default
 
 def _fame3_claims():
@@ -346,7 +347,8 @@ class Plan:
         "Looks into the store again."
         known, sizes = {}, {}
         with runs.bars():
-            self.states = {r.hash: runs.status(r, known).state for r in self.runs}
+            here = {r.hash: runs.status(r, known) for r in self.runs}
+            self.states, self.found = {h: s.state for h, s in here.items()}, {h: s.result for h, s in here.items() if s.result}
             past = runs.stored() if self.todo else []
             self.costs = {r.hash: runs.estimate(r, self.device, sizes, past) for r in self.todo}
         return self
@@ -396,7 +398,9 @@ def _plan_lines(self) -> list[str]:
     lines += _left_out(self.sources)
     return lines + ([f"Nothing can be run yet: {self.sources.blocked.rstrip('.')}."] if self.sources.blocked else [])
 
-def _left_out(sources) -> list[str]: return [f"{what} is not run: {why.rstrip('.')}." for what, why in sources.why_not.items()]
+def _left_out(sources) -> list[str]:
+    whys = {why: [what for what, w in sources.why_not.items() if w == why] for why in sources.why_not.values()}
+    return [f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} not run: {why.rstrip('.')}." for why, names in whys.items()]
 def _seed_text(seeds) -> str: return f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds))}"
 def _paragraphs(lines) -> str: return "".join(f"<p>{html.escape(l)}</p>" for l in lines)
 
@@ -545,7 +549,7 @@ def _provenance(self) -> list[str]:
     "Where our numbers come from, and what they are not."
     plan, d, some = self.plan, self.definition, list({r.recipe.hash: r for r in self.results.values()}.values())
     pairs = [(plan.sources.pretrain[r.key], d.origin(r)) for r in d.rows if r.key in plan.sources.pretrain] + [(plan.sources.columns[c.key], c) for c in d.columns]
-    stand = _distinct(f"{name} for {c.key.split()[0] if not c.key.startswith('R@') else c.data}" for name, c in pairs if name not in (None, c.data))
+    stand = _distinct(f"{name} for {_NAMES[c.data]}" for name, c in pairs if name not in (None, c.data))
     lines = [f"Published: {d.paper.upper()}, table {d.number}, {d.metric}.",
              f"Ours: {plan.profile} profile, {_distinct(f'{r.recipe.backbone} with {r.recipe.clips}' for r in some)}, "
              f"{_seed_text(plan.seeds)}{' (mean ± standard deviation)' if len(plan.seeds) > 1 else ''}; "
@@ -604,7 +608,7 @@ def _over_columns(self, left, right):
         ax.set(xlabel="columns of the table", ylabel=d.metric)
 
 # %% ../nbs/82_tables.ipynb #987a501c
-def _apart(k: int, n: int) -> float: return 0.5 * ((k + .5) / n - .5) if n > 2 else 0.24 * (k - (n - 1) / 2) # so that marks of one row do not cover each other
+def _apart(k: int, n: int) -> float: return 0.7 * ((k + .5) / n - .5) if n > 2 else 0.24 * (k - (n - 1) / 2) # so that marks of one row do not cover each other
 
 def _dots(self, left, right):
     "One line of dots for each row; panels list their own rows."
@@ -622,24 +626,30 @@ def _dots(self, left, right):
     for ax, rows in ((left, d.rows), (right, mine)):
         ax.set_yticks(range(len(rows)), [r.label if len({q.label for q in d.rows}) == len(d.rows) else r.key for r in rows])
         ax.set(xlabel=d.metric, ylim=(len(rows) - .5, -.5))
+        ax.set_ylabel(d.row_name if ax is left else "")
         for y in range(0, len(rows), 2): ax.axhspan(y - .5, y + .5, color="0.95", zorder=0)
 
 # %% ../nbs/82_tables.ipynb #0ea4f695
 _FIGURES = {"rows": _over_rows, "columns": _over_columns, "dots": _dots}
 
+def _size(self) -> tuple: # inches
+    if self.definition.figure != "dots": return 9.5, 3.6
+    rows, mine = len(self.definition.rows), len(self.plan.sources.pretrain)
+    series = max(len(self.definition.columns), len(self.tests))
+    return 11, 1.5 + .13 * series + max(.11 * len(self.definition.columns) * rows, .11 * series * mine, .22 * rows)
+
 def _figure(self):
     "Published numbers and ours, in two panels. Returns a matplotlib Figure."
     from matplotlib import pyplot as plt
     d = self.definition
-    height = 3.6 if d.figure != "dots" else 1.9 + .23 * max(len(d.rows), 2 * len(self.plan.sources.pretrain))
-    fig, (left, right) = plt.subplots(1, 2, figsize=(9.5 if d.figure != "dots" else 11, height), dpi=80, layout="constrained")
+    fig, (left, right) = plt.subplots(1, 2, figsize=_size(self), dpi=80, layout="constrained")
     plt.close(fig) # shown where it is the value of a cell, and only there
     _FIGURES[d.figure](self, left, right)
     left.set_title(f"published: {d.paper.upper()}, table {d.number}")
     right.set_title(f"ours: {self.plan.profile} profile, {_seed_text(self.plan.seeds)}")
-    for ax in (left, right):
+    for ax, side in ((left, "left"), (right, "right")):
         ax.grid(alpha=.3)
-        if d.figure == "dots": ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(.5, -.28 if height < 3.2 else -.9 / height), ncols=2)
+        if d.figure == "dots": fig.legend(*ax.get_legend_handles_labels(), fontsize=8, loc=f"outside lower {side}", ncols=2)
         else: ax.legend(fontsize=8)
     return fig
 
@@ -789,9 +799,8 @@ def _from_pages(d: Definition, profile: str, seeds) -> list: # of frames like Ou
     return out
 
 def _from_store(d: Definition, profile: str, seeds) -> list:
-    plan, known = Table(d).plan(profile, 1 if seeds is None else seeds), {}
-    states = {r.hash: runs.status(r, known).result for r in plan.runs}
-    return [Outcome(plan, {cell: states[r.hash] for cell, r in plan.cells.items() if states[r.hash]}).claim_lines]
+    plan = Table(d).plan(profile, 1 if seeds is None else seeds)
+    return [Outcome(plan, {cell: plan.found[r.hash] for cell, r in plan.cells.items() if r.hash in plan.found}).claim_lines]
 
 # %% ../nbs/82_tables.ipynb #49c67ea7
 def scoreboard(profile: str = "demo", # smoke, demo or paper

@@ -110,7 +110,7 @@ def test_the_command_finds_everything_in_the_store_and_shows_the_table(executed,
     nbformat.validate(book)
     assert [c.metadata.get("tags") for c in book.cells if c.metadata] == [["parameters"], ["injected-parameters"]]
     assert set(book.metadata) <= {"kernelspec", "language_info"} and str(place) not in page.read_text() and str(ROOT) not in page.read_text()
-    assert {p.name for p in page.parent.iterdir()} == {page.name, page.with_suffix(".png").name}  # nothing half-written
+    assert {p.name for p in page.parent.iterdir()} == {page.name, page.with_suffix(".png").name, page.with_suffix(".claims.csv").name}  # nothing half-written
 
 
 def test_the_end_of_papermill_is_no_proof(executed, place, monkeypatch, capsys):
