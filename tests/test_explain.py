@@ -217,6 +217,14 @@ def test_frozen_networks_and_autocast(net, clip, call):
     assert got.dtype == torch.float32 and (got - expected).abs().mean() < .05 * max(1, expected.abs().max())
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
+@pytest.mark.parametrize("call", CALLS)
+def test_a_gpu_says_the_same(net, clip, call):
+    expected = CALLS[call](net, clip)
+    got = CALLS[call](net.cuda(), clip.cuda())
+    assert got.is_cuda and torch.allclose(got.cpu(), expected, atol=1e-2)
+
+
 # ---------------------------------------------------------------- to the clip's size
 
 @hyp(max_examples=60, deadline=None)
