@@ -1,10 +1,11 @@
 """API pages from the modules: signatures, docstrings, and the comments behind parameters (docments)."""
 import ast
 import dataclasses
+import functools
 import importlib
 import inspect
 import re
-import textwrap
+import sys
 import types
 
 from fastcore.docments import docments
@@ -29,9 +30,22 @@ def code(text: str) -> str:
     return f"`` {text} ``" if "`" in text else f"`{text}`"
 
 
+@functools.cache
+def _parsed(module: str) -> tuple:
+    "(lines, tree, definitions by first line) of a module, read once."
+    source = inspect.getsource(sys.modules[module])
+    tree = ast.parse(source)
+    kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+    first = {min([n.lineno, *(d.lineno for d in n.decorator_list)]): n for n in ast.walk(tree) if isinstance(n, kinds)}
+    return source.splitlines(), tree, first
+
+
 def _tree(thing):
-    try: return ast.parse(textwrap.dedent(inspect.getsource(thing))).body[0]
-    except (OSError, TypeError, SyntaxError, IndexError): return None
+    "The syntax of a function or class of ours; nothing for what comes from elsewhere."
+    if not getattr(thing, "__module__", "").startswith("mvnb"): return None
+    _, tree, first = _parsed(thing.__module__)
+    if inspect.isclass(thing): return next((n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == thing.__name__), None)
+    return first.get(thing.__code__.co_firstlineno) if hasattr(thing, "__code__") else None
 
 
 def _arguments(function) -> list[tuple]:
@@ -51,17 +65,18 @@ def _arguments(function) -> list[tuple]:
     return out
 
 
-def _fields(cls) -> list[tuple]:
-    "Fields of a dataclass or named tuple, as its source has them."
-    node = _tree(cls)
+def _fields(cls) -> tuple[list[tuple], dict]:
+    "Fields of a dataclass or named tuple as its source has them, and the comments behind them."
+    node, lines = _tree(cls), _parsed(cls.__module__)[0]
     text = lambda n: ast.unparse(n) if n is not None else ""
-    return [(n.target.id, n.target.id, text(n.annotation), text(n.value)) for n in node.body if isinstance(n, ast.AnnAssign)] if node else []
+    fields = [n for n in node.body if isinstance(n, ast.AnnAssign)] if node else []
+    behind = {n.target.id: re.search(r"#\s*(.+)$", lines[n.end_lineno - 1].encode()[n.end_col_offset:].decode()) for n in fields}
+    return [(n.target.id, n.target.id, text(n.annotation), text(n.value)) for n in fields], {k: m[1] for k, m in behind.items() if m}
 
 
-def _comments(thing) -> dict:
-    "Meaning of each parameter."
-    try: return {k: v for k, v in docments(thing).items()}
-    except Exception: return {}  # docments needs source; what has none has no comments
+def _comments(function) -> dict:
+    "Meaning of each parameter, and of what is returned."
+    return docments(function) if _tree(inspect.unwrap(function)) else {}  # docments needs source
 
 
 def _signature(arguments) -> str:
@@ -134,7 +149,7 @@ class Api:
 
     def lesson(self, module, *names) -> str:
         for n in names:
-            if label := self.site.cells.get(f"{module}.{n}"): return f"[{{octicon}}`code` source in the notebook](#{label})"
+            if label := self.site.cells.get(f"{module}.{n}"): return f"[{{octicon}}`code` source in the notebook](#{label}){{.source}}"
         return ""
 
     def entry(self, name, module, public, lines):
@@ -164,8 +179,8 @@ class Api:
         if about.startswith(f"{public}("): about = ""  # written by dataclass or namedtuple
         record = dataclasses.is_dataclass(thing) or (issubclass(thing, tuple) and hasattr(thing, "_fields"))
         own_init = "__init__" in vars(thing) and not record
-        arguments = _fields(thing) if record else [a for a in _arguments(thing.__init__) if a[1] != "self"] if own_init else []
-        comments = _comments(thing) if record or own_init else {}
+        arguments, comments = _fields(thing) if record else ([], {})
+        if own_init: arguments, comments = [a for a in _arguments(thing.__init__) if a[1] != "self"], _comments(thing.__init__)
         parts = [prose(about), table(arguments, comments, self.type, "field" if record else "parameter")]
         if raised: parts.append("**Raises** " + prose(re.sub(r"^Raises\s+", "", raised)))
         parts.append(self.lesson(name, public))
@@ -201,20 +216,24 @@ def directive(kind, signature, body, link="", colons=3):
 def _positions(module) -> dict:
     "Line on which each name of a module is defined."
     out = {}
-    for node in ast.parse(inspect.getsource(module)).body:
-        names = ([node.name] if hasattr(node, "name") else [n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
-                 if isinstance(node, ast.Assign | ast.AnnAssign) else [])
-        for n in names: out.setdefault(n, node.lineno)
+    for node in _parsed(module.__name__)[1].body:
+        for name in _names(node): out.setdefault(name, node.lineno)
     return out
+
+
+def _names(node) -> list[str]:
+    if isinstance(node, ast.Assign | ast.AnnAssign): return [n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
+    return [node.name] if hasattr(node, "name") else []
 
 
 def _assignment(module, name) -> tuple[str, str]:
     "Comment and source of a constant; a long source is left to the notebook."
-    source = inspect.getsource(module)
-    for node in ast.parse(source).body:
-        if isinstance(node, ast.Assign | ast.AnnAssign) and any(isinstance(n, ast.Name) and n.id == name and isinstance(n.ctx, ast.Store) for n in ast.walk(node)):
-            lines = source.splitlines()[node.lineno - 1:node.end_lineno]
-            comment = re.search(r"#\s*(.+)$", source.splitlines()[node.end_lineno - 1][node.end_col_offset if len(lines) == 1 else 0:])
-            text = ast.get_source_segment(source, node)
-            return (comment[1] if comment else ""), text if len(text) <= 400 else ""
+    lines, tree, _ = _parsed(module.__name__)
+    for node in tree.body:
+        if isinstance(node, ast.Assign | ast.AnnAssign) and name in _names(node):
+            source = "\n".join(lines[node.lineno - 1:node.end_lineno])
+            last = lines[node.end_lineno - 1].encode()[node.end_col_offset:].decode()
+            comment = re.search(r"#\s*(.+)$", last)
+            if comment: source = source.removesuffix(last).rstrip()
+            return (comment[1] if comment else ""), source if len(source) <= 400 else ""
     return "", ""

@@ -31,4 +31,5 @@ html_theme_options = {"navigation_with_keys": True}
 pygments_style, pygments_dark_style = "friendly", "native"
 copybutton_prompt_text = r"\$ |>>> "
 copybutton_prompt_is_regexp = True
+python_maximum_signature_line_length = 88
 toc_object_entries_show_parents = "hide"

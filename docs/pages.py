@@ -37,6 +37,11 @@ def item(site, page, here, extra="") -> str:
     return f"- [{title}]({target}){': ' + site.markdown(below, path, page) if below else ''}{' ' + extra if extra else ''}"
 
 
+def not_run(name) -> str:
+    return (":::{admonition} Not run yet\n:class: warning\n\nThis is the notebook as written: it has not been executed, so there are no results "
+            f"below. To run it: `papermill {name} out.ipynb -p profile demo`.\n:::")
+
+
 def library(site):
     pages = [site.pages[site.name(p)] for p in site.library]
     site.write("library/index.md", "\n\n".join([
@@ -54,8 +59,7 @@ def results(site, kind):
     for stem, source, executed in site.results[kind]:
         note = ""
         if not executed:
-            note = (f":::{{admonition}} Not run yet\n:class: warning\n\nThis is the notebook as written: it has not been executed, so there are no results "
-                    f"below. To run it: `papermill nbs/{kind}/{stem}.ipynb out.ipynb -p profile demo`.\n:::")
+            note = not_run(site.name(source))
         elif source and not same_code(source, executed):
             note = (":::{admonition} Executed before the last change\n:class: note\n\nThe notebook's code has changed since these results were made. "
                     "They are shown as they were.\n:::")
@@ -75,25 +79,22 @@ def results(site, kind):
 
 
 def explore(site):
-    "Explorers are alive in Jupyter only; here one sees their code and a picture."
-    pages = []
-    picture = DOCS / "explorer.jpg"
-    for path in site.explore:
+    "Explorers are alive in Jupyter only; here one sees their code and their stored pictures."
+    rows, pages, picture = [], [], DOCS / "explorer.jpg"
+    for source, executed in site.explore:
+        path = executed or source
+        run = any(c.get("outputs") for c in site.read(path).cells)
+        site.notebook(path, "" if run else not_run(site.name(source)))
         page = site.pages[site.name(path)]
-        live = "ipywidgets" in path.read_text(encoding="utf-8") or "interact(" in path.read_text(encoding="utf-8")
-        note = ""
-        if live:
-            note = ("This page is interactive in Jupyter: `make lab`, then open `" + site.name(path) + "`. Here its controls do not move.")
-            if picture.is_file(): note += f"\n\n![The explorer in JupyterLab: sliders, film strip, motion, mask and mix](../{site.copy(picture, 'images/explorer.jpg')})"
-        site.notebook(path, note)
         pages.append(page)
-    rows = "\n".join(item(site, p, "explore") for p in pages)
-    site.write("explore/index.md", "\n\n".join([
+        rows.append(item(site, page, "explore", "" if run else "*Not run yet.*"))
+    shown = f"![The explorer in JupyterLab: controls, film strip, motion, mask and mix](../{site.copy(picture, 'images/explorer.jpg')})" if picture.is_file() else ""
+    site.write("explore/index.md", "\n\n".join(t for t in (
         "# Explore", "> Choose a clip and a method, move the sliders, and see the motion, the mask and the mix at once.",
-        "Explorers are notebooks with controls. Start them with `make lab`; what this site shows are their stored pictures.",
-        rows or f"No explorer is here yet. {NOT_YET} Until then, [Masks](../library/11_masks.ipynb) and [Mixing](../library/12_mixing.ipynb) "
-                "show every mask with its parameters as rows of pictures.",
-        toctree(*(p.removeprefix("explore/").removesuffix(".ipynb") for p in pages))]) + "\n")
+        "Explorers are notebooks with controls. Start JupyterLab with `make lab` and open one of these; what this site shows are their stored pictures.",
+        shown, "\n".join(rows) or f"No explorer is here yet. {NOT_YET} Until then, [Masks](../library/11_masks.ipynb) and [Mixing](../library/12_mixing.ipynb) "
+        "show every mask with its parameters as rows of pictures.",
+        toctree(*(p.removeprefix("explore/").removesuffix(".ipynb") for p in pages))) if t) + "\n")
 
 
 def how_tos(site):
@@ -102,7 +103,8 @@ def how_tos(site):
             ("docs/decisions.md", "decisions.md", "", ""),
             ("docs/howto_own_videos.md", "own_videos.md", "Your own videos", NOT_YET),
             ("workflow/README.md", "cluster.md", "On a cluster",
-             "This part of mvnb is being built. Until then a table runs on one machine: `mvnb table fame 3`, see [Getting started](start.md).")):
+             f"How to run many tables on one machine or on a cluster is being written down. What there is: `mvnb batch --help`"
+             + (", and the lesson [Batch](library/86_batch.ipynb)." if "library/86_batch.ipynb" in site.pages.values() else "."))):
         path = site.root / source
         text = site.markdown(path.read_text(encoding="utf-8"), source, page) if path.is_file() else f"# {title}\n\n{missing}\n"
         if source == "README.md": text = re.sub(r"^# .*$", "# Getting started", text, count=1, flags=re.M)
@@ -134,5 +136,5 @@ def landing(site):
     text = (DOCS / "text" / "index.md").read_text(encoding="utf-8").replace("@@METHODS@@", methods(site))
     trees = [toctree("Getting started <start>", "own_videos", "cluster", caption="Use"),
              toctree("tables/index", "figures/index", "claims", "explore/index", caption="Results"),
-             toctree("library/index", "api/index", "decisions", caption="Library")]
+             toctree("library/index", "api/index", "Decisions <decisions>", caption="Library")]
     site.write("index.md", "\n\n".join([text, *trees]) + "\n")

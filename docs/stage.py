@@ -13,7 +13,7 @@ import nbformat
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
-STAGE = DOCS / "_stage"
+STAGE = Path(os.environ.get("MVNB_DOCS_STAGE") or DOCS / "_stage")
 PAPERS = ("mac", "fame", "mgm", "mcl")
 WIDGET = "application/vnd.jupyter.widget-view+json"
 BAR = re.compile(r"^.*\d+%\|.*$\n?", re.M)
@@ -49,10 +49,13 @@ class Site:
     def _collect(self):
         nbs = self.root / "nbs"
         self.library = sorted(p for p in nbs.glob("[0-9][0-9]_*.ipynb"))
-        self.explore = sorted((nbs / "explore").glob("*.ipynb"))
+        done = self.root / "outputs" / "demo"
+        self.explore = [(p, done / p.name if (done / p.name).is_file() else None) for p in sorted((nbs / "explore").glob("*.ipynb"))]
         self.results = {kind: self._results(kind) for kind in ("tables", "figures")}
         for path in self.library: self.pages[self.name(path)] = f"library/{path.name}"
-        for path in self.explore: self.pages[self.name(path)] = f"explore/{path.name}"
+        for source, executed in self.explore:
+            for path in (source, executed):
+                if path: self.pages[self.name(path)] = f"explore/{source.name}"
         for kind, entries in self.results.items():
             for stem, source, executed in entries:
                 for path in (source, executed):
@@ -67,8 +70,10 @@ class Site:
         sources = {p.stem: p for p in (self.root / "nbs" / kind).glob("*.ipynb")}
         done = {p.stem: p for p in (self.root / "outputs" / "demo").glob("*.ipynb")}
         word = {"tables": "table", "figures": "figure"}[kind]
-        stems = sorted({*sources, *(s for s in done if s in sources or re.match(rf"[a-z]+_(s_)?{word}\d", s))}, key=_order)
+        stems = sorted({*sources, *(s for s in done if s in sources or re.match(rf"[a-z]+_(s_)?{word}\d", s))}, key=order)
         return [(stem, sources.get(stem), done.get(stem)) for stem in stems]
+
+    def read(self, path: Path): return nbformat.read(path, 4)
 
     def name(self, path: Path) -> str: return path.relative_to(self.root).as_posix()
 
@@ -146,11 +151,11 @@ class Site:
                 cells.append(nbformat.v4.new_markdown_cell(f"({label})="))
             cell = _bare(cell, exported)
             cell.source, cell.outputs, cell.execution_count = source, outputs, None
-            if any("image/png" in o.get("data", {}) for o in outputs):
+            if any({"image/png", "image/jpeg"} & set(o.get("data", {})) for o in outputs):
                 cell.metadata["mystnb"] = {"image": {"alt": f"Picture drawn by the cell above, in the section “{heading}”"}}
             cells.append(cell)
         if module: self.modules[module] = page
-        extra = f"*The API of `mvnb.{module}`, with every parameter: [{'mvnb.' + module}](#api-{module}).*" if module and mark else ""
+        extra = f"*Every parameter: [the API of mvnb.{module}](#api-{module}).*" if module and mark else ""
         if note or extra: cells.insert(1, nbformat.v4.new_markdown_cell("\n\n".join(t for t in (note, extra) if t)))
         nb.cells = cells
         for n, cell in enumerate(nb.cells): cell["id"] = f"c{n}"
@@ -166,7 +171,7 @@ class Site:
         return (title[1].strip() if title else path.stem), (below[1].strip() if below else "")
 
 
-def _order(stem):
+def order(stem):
     paper = stem.split("_")[0]
     number = re.search(r"(?:table|figure)(\d+)", stem)
     return (PAPERS.index(paper) if paper in PAPERS else len(PAPERS), "_s_" in stem, int(number[1]) if number else 99, stem)
