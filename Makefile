@@ -27,8 +27,11 @@ test: $(MORE)  ## the notebooks' lessons, then pytest (which also checks that no
 	@$(BIN)/nbdev-test --n-workers 2 --do-print --skip-folder-re '^(tables|figures|explore|[_.].*)$$'
 	@$(BIN)/python -m pytest
 
+tables: $(MORE)  ## all tables: their runs, then their notebooks; PROFILE=smoke|demo|paper ONLY='fame*' CORES=n SEEDS=n DATA=name ON=slurm|kubernetes
+	@$(BIN)/mvnb batch --profile '$(or $(PROFILE),demo)' $(if $(ONLY),--only '$(ONLY)') $(if $(CORES),--cores '$(CORES)') $(if $(SEEDS),--seeds '$(SEEDS)') $(if $(DATA),--data '$(DATA)') $(if $(ON),--on '$(ON)')
+
 lab: $(READY)  ## JupyterLab on the notebooks
-	@$(BIN)/jupyter lab --notebook-dir=nbs
+	@$(BIN)/jupyter lab --notebook-dir=nbs --ServerApp.tornado_settings='{"websocket_max_message_size": 1073741824}'  # uploads in the explorer
 
 bench: $(READY)  ## speed, as ratios measured in one run
 	@$(BIN)/python -m bench

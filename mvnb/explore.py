@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['LENGTH', 'KEPT', 'KNOBS', 'MIXES', 'METHODS', 'PANEL', 'GAP', 'LEFT', 'TOP', 'RIGHT', 'SHOWN', 'OUTLINE', 'FILE',
-           'UPLOAD', 'Puppet', 'File', 'length_of', 'shoot', 'Knob', 'knobs_of', 'Mix', 'Method', 'register',
-           'fame_pictures', 'seed_pictures', 'Choice', 'View', 'chance_iou', 'best_iou', 'share', 'score', 'look',
-           'picture', 'encoded', 'snippet', 'Picker', 'score_table', 'Explorer']
+           'UPLOAD', 'COUNTS', 'PARAMETERS', 'Puppet', 'File', 'length_of', 'shoot', 'Knob', 'knobs_of', 'Mix',
+           'Method', 'register', 'fame_pictures', 'seed_pictures', 'Choice', 'View', 'chance_iou', 'best_iou', 'share',
+           'score', 'look', 'picture', 'encoded', 'snippet', 'Picker', 'score_table', 'Explorer', 'film', 'films',
+           'kinds', 'measure', 'motion_knows', 'quality', 'shown', 'quality_table', 'camera_loss', 'gain_over',
+           'bounds', 'skill_figure', 'beta_figure', 'extremes_figure', 'quality_parameters', 'QualityPage']
 
-# %% ../nbs/85_explore.ipynb #a8b20beb
+# %% ../nbs/85_explore.ipynb #762b229f
 import functools
 import html
 import inspect
@@ -32,8 +34,9 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
+from tqdm.auto import tqdm
 
-from . import masks, mixing, motion, puppets, recipes, settings, tables, video
+from . import masks, mixing, motion, puppets, recipes, runs, settings, tables, video
 from .clips import centre_box
 
 # %% ../nbs/85_explore.ipynb #d416205a
@@ -369,7 +372,7 @@ def picture(view: View) -> np.ndarray: # uint8 [H,W,3]
     for k, what in enumerate(list(below.values())[:SHOWN]): paste(4, k, what)
     return out
 
-# %% ../nbs/85_explore.ipynb #5dc58b86
+# %% ../nbs/85_explore.ipynb #24c78ac4
 def encoded(image: np.ndarray, # uint8 [H,W,3]
             quality: int = 80, # of the JPEG, up to 95
            ) -> bytes: # JPEG
@@ -378,7 +381,7 @@ def encoded(image: np.ndarray, # uint8 [H,W,3]
         Image.fromarray(image).save(buffer, "JPEG", quality=quality, subsampling=0)
         return buffer.getvalue()
 
-View._repr_jpeg_ = lambda self: encoded(picture(self))
+View._repr_jpeg_ = lambda self: encoded(picture(self), 70)
 
 # %% ../nbs/85_explore.ipynb #bf5efc43
 def _source_code(source, name: str, choice: Choice, start: int) -> list:
@@ -612,3 +615,243 @@ def _display(self: Explorer):
     d.display(d.HTML((self.status.value if self.view is None else "") + self.table.value))
 
 Explorer._ipython_display_ = _display
+
+# %% ../nbs/85_explore.ipynb #51ecf424
+COUNTS = {"smoke": 6, "demo": 48} # clips of each set under each camera, by profile
+
+def film(name: str, # one of puppets.NAMES
+         camera: str, # one of puppets.CAMERAS
+         index: int, # which one: acts take turns
+         seed: int = 0, # another seed, other films
+        ) -> tuple[Tensor, Tensor]: # uint8 [3,16,96,96] (stride 2), truth bool [16,96,96]
+    "A puppet under a camera: every other of its frames 4 to 34."
+    acts = puppets.CLASSES[name]
+    frames, truth = puppets.render(name, acts[index % len(acts)], seed=[seed, 1000 + index], camera=camera)
+    return torch.from_numpy(frames[4:36:2]).permute(3, 0, 1, 2).contiguous(), torch.from_numpy(truth[4:36:2])
+
+def films(name: str, camera: str, count: int, seed: int = 0) -> tuple[Tensor, Tensor]: # uint8 [count,3,16,96,96], bool [count,16,96,96]
+    "The first films of a set under a camera."
+    return tuple(map(torch.stack, zip(*(film(name, camera, i, seed) for i in range(count)))))
+
+# %% ../nbs/85_explore.ipynb #7dcdd47e
+def kinds(beta: float | None = None, # share of pixels; None: masks that have no share
+         ) -> dict: # label -> function: clip -> mask
+    "The masks of the registry at one share, or those whose area is their own."
+    out = {}
+    for method in METHODS.values():
+        if ("beta" in method.knobs) != (beta is not None): continue
+        fixed = {} if beta is None else {"beta": beta}
+        if "hue" not in method.knobs: out[method.label] = functools.partial(method.mask, **fixed)
+        else: out |= {f"{method.label}, {'published hue' if hue == 'published' else 'hue as ' + hue}": functools.partial(method.mask, hue=hue, **fixed) for hue in masks.HUES}
+    return out
+
+def measure(clip: Tensor, # uint8 [B,3,T,H,W]
+            truth: Tensor, # bool [B,T,H,W]
+            makers: dict, # label -> function: clip -> mask, as from `kinds`
+           ) -> pd.DataFrame: # one line per mask and clip: mask, clip, share, iou, chance, best, skill, saliency
+    "Every mask of every clip against the truth. Skill: how far the IoU is on the way from chance (0) to the best possible (1)."
+    parts = [_measured(*some, makers).assign(clip=lambda f, k=k: f["clip"] + 8 * k) for k, some in enumerate(zip(clip.split(8), truth.split(8)))] # small parts stay in memory that is reused
+    order = {label: k for k, label in enumerate(makers)}
+    return pd.concat(parts).sort_values(["mask", "clip"], key=lambda c: c.map(order) if c.name == "mask" else c, ignore_index=True)
+
+def _measured(clip, truth, makers):
+    clip, lines = motion.unit(clip), []
+    moved = motion.frame_difference(clip)
+    for label, make in makers.items():
+        mask = make(clip)
+        low, high, got = chance_iou(mask, truth), best_iou(mask, truth), masks.iou(mask, truth)
+        columns = dict(share=mask.float().flatten(1).mean(1), iou=got, chance=low, best=high, skill=(got - low) / (high - low), saliency=masks.saliency_score(moved, mask))
+        lines.append(pd.DataFrame({"mask": label, "clip": range(len(clip)), **{k: v.numpy() for k, v in columns.items()}}))
+    return pd.concat(lines, ignore_index=True)
+
+# %% ../nbs/85_explore.ipynb #f0d6819e
+def motion_knows(clip: Tensor, # uint8 [B,3,T,H,W]
+                 truth: Tensor, # bool [B,T,H,W]
+                 patch: int = 8, # side of a patch, pixels; it divides H and W
+                ) -> pd.DataFrame: # one line per clip: area, pixels, boxes, peak, by luck
+    "Saliency of the frame difference; `peak`: share of frames whose most moving patch touches the actor, `by luck`: share of all patches that do."
+    moved, boxes = motion.frame_difference(clip), torch.stack([torch.from_numpy(puppets.boxes_of(t.numpy())) for t in truth])
+    most = F.avg_pool2d(moved, patch).flatten(2).argmax(2, keepdim=True)
+    touches = F.max_pool2d(truth.float(), patch).flatten(2)
+    values = dict(area=truth.float().flatten(1).mean(1), pixels=masks.saliency_score(moved, truth), boxes=masks.saliency_score(moved, boxes),
+                  peak=touches.gather(2, most).flatten(1).mean(1), luck=touches.flatten(1).mean(1))
+    return pd.DataFrame({"clip": range(len(clip)), **{k: v.numpy() for k, v in values.items()}}).rename(columns={"luck": "by luck"})
+
+# %% ../nbs/85_explore.ipynb #5cdeb0dc
+def quality(count: int, # clips of each set under each camera
+            betas: tuple = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75, 0.9), # shares
+            names: tuple = puppets.NAMES, # puppet sets
+            cameras: tuple = puppets.CAMERAS,
+            seed: int = 0, # of the films
+            progress: bool = True, # show a bar
+           ) -> tuple[pd.DataFrame, pd.DataFrame]: # as `measure`, with set, camera and beta (NaN: own area); and of the motion itself as `motion_knows`, with set and camera
+    "Films and measures."
+    lines, known, jobs = [], [], [(n, c) for n in names for c in cameras]
+    with runs.bars(): bar = tqdm(jobs, desc="measuring masks", unit="set", mininterval=0.5, leave=False, disable=not progress)
+    for name, camera in bar:
+        clip, truth = films(name, camera, count, seed)
+        for beta in (*betas, None):
+            if makers := kinds(beta): lines.append(measure(clip, truth, makers).assign(set=name, camera=camera, beta=np.nan if beta is None else beta))
+        known.append(motion_knows(clip, truth).assign(set=name, camera=camera))
+    return pd.concat(lines, ignore_index=True), pd.concat(known, ignore_index=True)
+
+# %% ../nbs/85_explore.ipynb #c9170481
+def shown(values # numbers
+         ) -> str: # such as "0.49 ± 0.18"
+    "Mean ± standard deviation of the finite ones."
+    values = np.asarray(values, float)
+    values = values[np.isfinite(values)]
+    if not len(values): return "–"
+    return f"{values.mean():.2f} ± {values.std(ddof=1):.2f}" if len(values) > 1 else f"{values[0]:.2f}"
+
+def quality_table(every: pd.DataFrame, # from `quality`
+                  what: str = "iou", # a column of it
+                  beta: float = 0.3, # share; masks of their own area are always there
+                 ) -> pd.DataFrame: # text: rows (set, mask), columns the cameras
+    "Mean ± standard deviation over clips; with IoU also chance and the best at this share."
+    part = every[(every.beta == beta) | every.beta.isna()]
+    rows = {}
+    for (name, label, camera), group in part.groupby(["set", "mask", "camera"], sort=False): rows.setdefault((name, label), {})[camera] = shown(group[what])
+    if what == "iou":
+        for name, camera in part[["set", "camera"]].drop_duplicates().itertuples(index=False):
+            one = part[(part.set == name) & (part.camera == camera) & (part.beta == beta)]
+            one = one[one["mask"] == one["mask"].iloc[0]]
+            for label, column in (("chance at this share", "chance"), ("best at this share", "best")): rows.setdefault((name, label), {})[camera] = shown(one[column])
+    out = pd.DataFrame.from_dict(rows, orient="index").rename_axis(index=["set", "mask"])
+    order = list(dict.fromkeys(every["set"]))
+    return out.iloc[sorted(range(len(out)), key=lambda i: order.index(out.index[i][0]))]
+
+# %% ../nbs/85_explore.ipynb #0da11826
+def _paired(every, what, beta, column): # values with one column per camera or per mask
+    part = every[(every.beta == beta) | every.beta.isna()]
+    return part.set_index([c for c in ("set", "mask", "clip", "camera") if c != column] + [column])[what].unstack(column)
+
+def _gaps(gap, by, order) -> pd.DataFrame: # mean difference ± two standard errors, as text
+    groups = gap.groupby(by)
+    mean, error = groups.mean().loc[order], (2 * groups.std() / np.sqrt(groups.count())).loc[order]
+    return pd.DataFrame({c: [f"{m:+.2f} ± {e:.2f}" for m, e in zip(mean[c], error[c])] for c in gap.columns}, index=mean.index)
+
+def camera_loss(every: pd.DataFrame, # from `quality`
+                what: str = "iou", # a column of it
+                beta: float = 0.3, # share
+               ) -> pd.DataFrame: # text: rows masks, columns moving cameras
+    "What each mask loses when the camera moves, all sets together: mean difference to the still camera ± two standard errors."
+    pairs = _paired(every, what, beta, "camera")
+    moving = [c for c in puppets.CAMERAS if c in pairs and c != "still"]
+    return _gaps(pairs[moving].sub(pairs["still"], axis=0), "mask", list(dict.fromkeys(every["mask"])))
+
+def gain_over(every: pd.DataFrame, # from `quality`
+              than: str = "Gauss", # the mask to compare with: by default the one that does not look at the clip
+              what: str = "iou", # a column of `every`
+              beta: float = 0.3, # share
+             ) -> pd.DataFrame: # text: rows (camera, set), columns masks
+    "What each mask gains over another one: mean difference ± two standard errors."
+    pairs = _paired(every, what, beta, "mask")
+    others = [m for m in dict.fromkeys(every["mask"]) if m != than and m in pairs]
+    order = [(c, n) for c in dict.fromkeys(every["camera"]) for n in dict.fromkeys(every["set"])]
+    return _gaps(pairs[others].sub(pairs[than], axis=0), ["camera", "set"], order)
+
+# %% ../nbs/85_explore.ipynb #e60bcb81
+def bounds(every: pd.DataFrame # from `quality`
+          ) -> pd.DataFrame: # rows sets, columns shares: mean over clips and cameras
+    "The largest IoU that a mask of each share can have."
+    part = every[every.beta.notna()]
+    one = part[part["mask"] == part["mask"].iloc[0]]
+    out = one.groupby(["set", "beta"], sort=False).best.mean().unstack("beta")
+    return out.round(2).assign(**{"largest at β": out.idxmax(axis=1)})
+
+# %% ../nbs/85_explore.ipynb #c67c1ea4
+_STYLE = ("o", "s", "^", "D", "v", "P", "X")
+
+def _figure(size, rows, columns, **more):
+    from matplotlib import pyplot as plt # only here: it starts whatever shows figures
+    fig, axes = plt.subplots(rows, columns, figsize=size, dpi=80, layout="constrained", squeeze=False, **more)
+    plt.close(fig) # shown where it is the value of a cell, and only there
+    return fig, axes
+
+def skill_figure(every: pd.DataFrame, beta: float = 0.3) -> Figure:
+    "How far each mask is on the way from chance to the best of its area, camera by camera: mean and two standard errors."
+    part = every[(every.beta == beta) | every.beta.isna()]
+    names, labels, cameras = (list(dict.fromkeys(part[c])) for c in ("set", "mask", "camera"))
+    fig, (axes,) = _figure((9.6, 3.1), 1, len(names), sharey=True)
+    for axis, name in zip(axes, names):
+        for k, label in enumerate(labels):
+            group = part[(part.set == name) & (part["mask"] == label)].groupby("camera", sort=False).skill
+            x = np.arange(len(cameras)) + (k - (len(labels) - 1) / 2) * 0.13
+            axis.errorbar(x, group.mean()[cameras], 2 * group.std()[cameras] / np.sqrt(group.count()[cameras]), fmt=_STYLE[k % len(_STYLE)], ms=5, capsize=2, label=label)
+        axis.axhline(0, color="k", lw=0.8, ls=":"), axis.set_xticks(range(len(cameras)), cameras), axis.set_title(name, fontsize=10), axis.set_xlabel("camera"), axis.grid(axis="y", alpha=0.3)
+    axes[0].set_ylabel("skill: 0 chance, 1 best of its area")
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(labels), fontsize=8)
+    return fig
+
+# %% ../nbs/85_explore.ipynb #8f4e4993
+def beta_figure(every: pd.DataFrame) -> Figure:
+    "IoU by share, one panel per camera, all sets together, between chance and the best possible."
+    part = every[every.beta.notna()]
+    labels, cameras = (list(dict.fromkeys(part[c])) for c in ("mask", "camera"))
+    fig, (axes,) = _figure((9.6, 3.1), 1, len(cameras), sharey=True)
+    for axis, camera in zip(axes, cameras):
+        here = part[part.camera == camera]
+        for k, label in enumerate(labels):
+            line = here[here["mask"] == label].groupby("beta").iou.mean()
+            axis.plot(line.index, line, marker=_STYLE[k % len(_STYLE)], ms=4, label=label)
+        one = here[here["mask"] == labels[0]].groupby("beta")
+        axis.plot(one.best.mean(), "k--", lw=1, label="best at this share"), axis.plot(one.chance.mean(), "k:", lw=1, label="chance")
+        axis.set_title(f"camera: {camera}", fontsize=10), axis.set_xlabel("share β"), axis.set_xlim(0, 1), axis.set_ylim(0, 1), axis.grid(alpha=0.3)
+    axes[0].set_ylabel("IoU with the truth")
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
+    return fig
+
+# %% ../nbs/85_explore.ipynb #c712c797
+def extremes_figure(every: pd.DataFrame, # from `quality`
+                    beta: float = 0.3, # share
+                    seed: int = 0, # as in `quality`
+                   ) -> Figure:
+    "Best, median and worst case of each mask, with a still and with a moving camera."
+    part = every[(every.beta == beta) | every.beta.isna()]
+    labels, makers = list(dict.fromkeys(part["mask"])), kinds(beta) | kinds()
+    fig, axes = _figure((8.6, 1.42 * len(labels) + 0.4), len(labels), 6)
+    for row, label in zip(axes, labels):
+        for still in (True, False):
+            ranked = part[(part["mask"] == label) & ((part.camera == "still") == still)].sort_values(["iou", "set", "camera", "clip"], ascending=False)
+            for k, (word, place) in enumerate((("best", 0), ("median", len(ranked) // 2), ("worst", len(ranked) - 1))):
+                case, axis = ranked.iloc[place], row[k + 3 * (not still)]
+                frames, truth = film(case.set, case.camera, int(case["clip"]), seed)
+                mask = makers[label](motion.unit(frames)[None])[0]
+                axis.imshow(_over(frames[:, 8], mask if mask.ndim == 2 else mask[8], truth[8]))
+                axis.set_xticks([]), axis.set_yticks([]), axis.set_title(f"{word} {case.iou:.2f}\n{case.set[-1]}, {case.camera}", fontsize=7)
+        row[0].set_ylabel(label.replace(", ", "\n"), fontsize=8)
+    return fig
+
+# %% ../nbs/85_explore.ipynb #86895f3a
+PARAMETERS = ("profile", "seed") # of the mask quality page
+
+def quality_parameters(profile: str = "demo", # smoke or demo
+                       seed: int = 0, # of the films
+                      ) -> dict: # both, and count: clips of each set under each camera
+    "The page's parameters when they can be. Raises ParameterError."
+    if profile not in COUNTS:
+        raise tables.ParameterError(f"profile is {profile!r}{tables._nearest(profile, COUNTS)}: use one of {', '.join(COUNTS)}; masks are measured on puppets, whose truth is known")
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0: raise tables.ParameterError(f"seed is {seed!r}: use a whole number, 0 or more")
+    return dict(profile=profile, seed=seed, count=COUNTS[profile])
+
+class QualityPage:
+    "The frame of the mask quality page: checks its parameters."
+    def __init__(self):
+        cells = tables._cells()
+        if any(set(tables._assigned(cell)) & set(PARAMETERS) for cell in cells[:-1]) and not QualityPage._opened:
+            raise tables.ParameterError("a parameter was set before the first cell: the notebook's cell of defaults has lost its tag 'parameters', so it would be ignored; give the cell that tag again")
+        QualityPage._opened, self.seen, self.first = True, len(cells), True
+    _opened = False # in this kernel
+
+    def take(self, namespace: dict # globals()
+            ) -> dict: # the parameters, and count: clips of each set under each camera
+        "Reads the parameters. Raises ParameterError for unknown or missing names and values that cannot be."
+        cells = [tables._assigned(cell) for cell in tables._cells()[self.seen:-1]]
+        cells = cells if self.first else [names for names in cells if set(names) & set(PARAMETERS)] # later cells may name what they like
+        for name in dict.fromkeys(name for cell in cells for name in cell):
+            if name not in PARAMETERS: raise tables.ParameterError(f"unknown parameter {name!r}{tables._nearest(name, PARAMETERS)} (there are: {', '.join(PARAMETERS)})")
+        if missing := [n for n in PARAMETERS if n not in namespace]: raise tables.ParameterError(f"the parameters cell does not set {', '.join(missing)}: give each a default there")
+        values = quality_parameters(**{n: namespace[n] for n in PARAMETERS})
+        self.first, self.seen = False, len(tables._cells())
+        return values

@@ -1,0 +1,183 @@
+"""The explorer in a real browser: JupyterLab as `make lab` starts it, Chromium, a slider moved with the keyboard."""
+import contextlib
+import io
+import json
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mvnb import explore, puppets, video
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOK = ROOT / "nbs" / "explore" / "masks.ipynb"
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    "A browser page maker, or a skip that says what is missing."
+    try: from playwright.sync_api import sync_playwright
+    except ImportError: pytest.skip("no playwright here: pip install playwright")
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+    if path is None: pytest.skip("no chromium on this machine (on Debian: apt-get install chromium)")
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+def lab_command():
+    "How `make lab` starts JupyterLab, read from the Makefile, so that the test runs what users run."
+    recipe = re.search(r"^lab:.*\n((?:\t.*\n?)+)", (ROOT / "Makefile").read_text(), re.M)[1]
+    words = subprocess.run(["sh", "-c", "printf '%s\\n' " + recipe.strip().split("jupyter lab", 1)[1]], capture_output=True, text=True).stdout.split("\n")[:-1]
+    return [sys.executable, "-m", "jupyterlab", *[w for w in words if not w.startswith("--notebook-dir")]]
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    "JupyterLab on a copy of the notebook: its address. Ends with every process it started."
+    folder = tmp_path_factory.mktemp("lab")
+    (folder / "work").mkdir()
+    book = json.loads(NOTEBOOK.read_text())
+    for cell in book["cells"]:
+        if cell["cell_type"] == "code": cell["outputs"] = []
+    (folder / "work" / "masks.ipynb").write_text(json.dumps(book))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    token, log = secrets.token_hex(16), open(folder / "log", "w+")
+    own = {f"JUPYTER_{k}_DIR": str(folder / k) for k in ("CONFIG", "DATA", "RUNTIME")} | {"HOME": str(folder), "IPYTHONDIR": str(folder / "ipython"), "MVNB_ROOT": str(ROOT)}
+    words = ["--no-browser", f"--notebook-dir={folder / 'work'}", f"--ServerApp.port={port}", "--ServerApp.port_retries=0", "--ServerApp.allow_root=True",
+             f"--IdentityProvider.token={token}", "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    server = subprocess.Popen(lab_command() + words, cwd=folder, env=os.environ | own, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        base = f"http://127.0.0.1:{port}"
+        for _ in range(150):
+            if server.poll() is not None: break
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"{base}/api?token={token}", timeout=1).read()
+                break
+            time.sleep(0.2)
+        log.flush()
+        assert server.poll() is None, (folder / "log").read_text()[-2000:]
+        yield f"{base}/lab/tree/masks.ipynb?reset&token={token}"
+        with contextlib.suppress(OSError):  # kernels have sessions of their own: end them by request
+            head = {"Authorization": f"token {token}"}
+            for kernel in json.load(urllib.request.urlopen(urllib.request.Request(f"{base}/api/kernels", headers=head), timeout=5)):
+                urllib.request.urlopen(urllib.request.Request(f"{base}/api/kernels/{kernel['id']}", headers=head, method="DELETE"), timeout=10)
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        try: server.wait(10)
+        except subprocess.TimeoutExpired: os.killpg(server.pid, signal.SIGKILL)
+        log.close()
+
+
+@pytest.fixture(scope="module")
+def page(chromium, lab):
+    "The notebook, open and run."
+    page = chromium.new_page(viewport={"width": 1560, "height": 1150})
+    page.set_default_timeout(60_000)
+    page.goto(lab)
+    page.wait_for_selector(".jp-Notebook .jp-Cell")
+    page.wait_for_selector("text=/\\| Idle/")
+    page.click(".jp-Notebook .jp-Cell >> nth=0")
+    page.click(".lm-MenuBar-itemLabel:text-is('Run')")
+    page.click(".lm-Menu-itemLabel:text-is('Run All Cells')")
+    page.wait_for_selector(".jp-OutputArea-output .widget-image")
+    if (news := page.locator("button:text-is('No')")).count(): news.click()  # JupyterLab asks whether it may tell its news
+    yield page
+    page.close()
+
+
+def shown(page):
+    "The explorer's picture as the browser has it: uint8 [H,W,3]."
+    source = page.eval_on_selector(".widget-image", "async e => { const b = await (await fetch(e.src)).blob(); return Array.from(new Uint8Array(await b.arrayBuffer())) }")
+    return np.asarray(Image.open(io.BytesIO(bytes(source))))
+
+
+def changed(page, before):
+    "The picture after it changed."
+    for _ in range(100):
+        now = shown(page)
+        if now.shape != before.shape or (now != before).any(): return now
+        page.wait_for_timeout(50)
+    raise AssertionError("the picture did not change within 5 seconds")
+
+
+def rows(picture):
+    "Its rows of pictures: clip, motion, mask, mix."
+    return [picture[y:y + explore.PANEL, explore.LEFT:-explore.RIGHT].astype(int) for y in explore._rows(True)[:4]]
+
+
+def difference(a, b): return [np.abs(x - y).mean() for x, y in zip(rows(a), rows(b))]
+def row_of(page, label): return page.locator(".widget-inline-hbox", has=page.locator(f".widget-label:text-is('{label}')"))
+def handle(page, label): return row_of(page, label).locator(".noUi-handle")
+
+
+def test_a_slider_moves_the_mask(page):
+    before = shown(page)
+    expected = explore.picture(explore.look(explore.Choice()))
+    assert before.shape == expected.shape and np.abs(before.astype(int) - expected).mean() < 4  # JPEG
+    handle(page, "share β").focus()
+    for _ in range(5): page.keyboard.press("ArrowLeft")
+    page.wait_for_function("() => [...document.querySelectorAll('.widget-readout')].some(e => e.innerText == '0.25')")
+    after = changed(page, before)
+    for _ in range(20):  # the last of the five may still be on its way
+        page.wait_for_timeout(100)
+        if (now := shown(page)).tobytes() == after.tobytes(): break
+        after = now
+    clip, moved, mask, mix = difference(before, after)
+    assert clip < 0.5 and moved < 0.5 and mask > 8 and mix > 8, (clip, moved, mask, mix)
+    wanted = explore.picture(explore.look(explore.Choice(knobs=(("beta", 0.25),))))
+    assert np.abs(after.astype(int) - wanted).mean() < 4
+    assert "25 %" in page.inner_text(".jp-OutputArea-output table:has-text('IoU with the truth')")
+
+
+def test_another_mask_brings_its_own_knobs(page):
+    before = shown(page)
+    row_of(page, "mask").locator("select").select_option("Grid")
+    assert (difference(before, changed(page, before))[2]) > 8
+    handle(page, "cells").wait_for()
+    assert row_of(page, "hue").count() == 0
+
+
+def test_the_recipe_can_be_read_and_run(page):
+    page.click("button:has-text('Write as a recipe')")
+    page.wait_for_selector(".mvnb-recipe textarea")
+    text = page.input_value(".mvnb-recipe textarea")
+    made = {}
+    exec(text, made)
+    assert made["recipe"].params["variant"] == "grid" and made["recipe"].params["beta"] == 0.25
+    choice = explore.Choice(method="grid", knobs=(("beta", 0.25), ("cells", 4)))
+    assert torch.equal(made["mask"][0], explore.look(choice).mask)
+
+
+def test_a_bad_path_is_told_in_a_sentence_and_an_upload_works(page, tmp_path):
+    row_of(page, "clip").locator("select").select_option("a video file")
+    field = row_of(page, "path").locator("input")
+    field.fill("/no/such/film.mp4")
+    field.press("Enter")
+    page.wait_for_selector("text=film.mp4: no such file")
+    before = shown(page)
+    row_of(page, "clip").locator("select").select_option("an upload")
+    film = puppets.render("puppets-h", "windmill", seed=5)[0]
+    big = tmp_path / "mine.avi"  # without compression, larger than the 10 MiB that a web socket takes unless told otherwise
+    video.write_video(big, np.repeat(np.repeat(film, 5, 1), 5, 2), 12.5, "rawvideo")
+    assert big.stat().st_size > 11e6
+    with page.expect_file_chooser() as chooser: page.click("button:has-text('choose a video')")
+    chooser.value.set_files(str(big))
+    page.wait_for_selector("text=/ms · mine.avi/")
+    assert difference(before, shown(page))[0] > 20
+    assert page.locator("text=Traceback").count() == 0
