@@ -350,24 +350,25 @@ def _gpus() -> int: # torch counts them without touching them
     import torch
     return torch.cuda.device_count()
 
-# %% ../nbs/86_batch.ipynb #7876c245
+# %% ../nbs/86_batch.ipynb #dcf42244
 class Watch:
     "Prints a line for every job that ends."
     def __init__(self, graph: Graph, todo: list # what `settle` returned
                 ):
-        self.graph, self.todo, self.since, self.done = graph, todo, time.time(), len(graph.jobs) - len(todo)
+        self.graph, self.todo, self.since, self.done, self.seen = graph, todo, time.time(), len(graph.jobs) - len(todo), {}
         count = f"{len(graph.runs)} runs and {len(graph.pages)} notebook{'s' if len(graph.pages) != 1 else ''}"
         self.say(f"{count}: {self.done} of {len(graph.jobs)} jobs are done")
         self.bar = tqdm(total=len(graph.jobs), initial=self.done, unit="job", mininterval=0.5, disable=None)
 
     def look(self):
         "Reads the notes once."
-        for name in list(self.todo):
-            if (said := _read(note(self.graph, name))).get("ended", 0) < self.since: continue
-            if said["state"] == "done": self.done += 1; self.bar.update()
-            self.todo.remove(name)
-            about = tables.duration(said["ended"] - said["began"]) if said["state"] == "done" else f"{said['state'].upper()}: {said.get('reason', '')}  (log: {log(self.graph, name)})"
+        for name in self.todo:
+            if (ended := (said := _read(note(self.graph, name))).get("ended", 0)) < self.since or ended == self.seen.get(name): continue
+            self.seen[name], well = ended, said["state"] == "done"
+            if well: self.done += 1; self.bar.update()
+            about = tables.duration(ended - said["began"]) if well else f"{said['state'].upper()}: {said.get('reason', '')}  (log: {log(self.graph, name)})"
             self.say(f"[{self.done}/{len(self.graph.jobs)}] {self.graph.jobs[name]}: {about}")
+        self.todo = [n for n in self.todo if not (n in self.seen and marker(self.graph, n).exists())]
 
     def say(self, text: str): tqdm.write(text); sys.stdout.flush()
     def close(self): self.bar.close()
@@ -399,7 +400,7 @@ def _end(process, graph: Graph, since: float):
     process.send_signal(signal.SIGINT)
     process.wait()
 
-# %% ../nbs/86_batch.ipynb #00da072c
+# %% ../nbs/86_batch.ipynb #28e5392f
 def start(graph: Graph, # a batch
           on: str = "local", # see `command`
           cores: int | None = None, # see `command`
@@ -416,9 +417,14 @@ def start(graph: Graph, # a batch
         with open(record, "wb") as out, _stoppable(): code = _attend(subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, pass_fds=[lock]), graph, watch)
     text, well = report(graph, since)
     print(text)
-    if code and not any(state in ("failed", "killed", "stopped") for state, _ in outcome(graph, since).values()):
-        print(f"Snakemake stopped by itself; the end of its log, {record}:", *record.read_text(errors="replace").splitlines()[-12:], sep="\n")
+    if code and not any(state in ("failed", "killed", "stopped") for state, _ in outcome(graph, since).values()): print(_why(record))
     return well and not code
+
+def _why(record: Path) -> str:
+    "What Snakemake says where no job failed."
+    lines = record.read_text(errors="replace").splitlines()
+    said = list(dict.fromkeys(l.split("message: ")[1] for l in lines if "message: " in l and not l.endswith("message: None")))
+    return "\n".join([f"Snakemake stopped by itself; its log is {record}" + (", and says:" if said else ", and ends with:"), *(said or lines[-12:])])
 
 def _attend(process, graph: Graph, watch: Watch) -> int: # exit code
     try:
