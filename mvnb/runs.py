@@ -245,8 +245,9 @@ class _Silent(text_bar):
     def __init__(self, *args, **options): super().__init__(*args, **options | dict(disable=True))
 
 # %% ../nbs/81_runs.ipynb #714898df
-SIZES = {("ucf101", "train"): 9537, ("ucf101", "test"): 3783, ("hmdb51", "train"): 3570, ("hmdb51", "test"): 1530} # split 1
-CLASSES = {"ucf101": 101, "hmdb51": 51}
+SIZES = {("ucf101", "train"): 9537, ("ucf101", "test"): 3783, ("hmdb51", "train"): 3570, ("hmdb51", "test"): 1530, # split 1
+         ("kinetics400", "train"): 240_000} # about (FAME, Section 4.1)
+CLASSES = {"ucf101": 101, "hmdb51": 51, "kinetics400": 400}
 
 def _videos(data, sizes: dict) -> int | None:
     "Videos of a data set; from the official counts when it is not on this machine."
@@ -267,9 +268,9 @@ def _gmac(recipe: Recipe, sizes: dict) -> float | None: # 1e9 multiply-adds of o
     train, tests = _videos(recipe.data, sizes), [_videos(data, sizes) for _, data in recipe.tests]
     if train is None or None in tests: return None
     evaluation = sum(tests) * recipe.test_views
-    if recipe.kind in ("linear", "retrieval"): return clip * (train * recipe.test_views + evaluation)
+    if recipe.schedule is None: return clip * (train * (recipe.params.get("train_views", 1) if recipe.kind == "linear" else recipe.test_views) + evaluation)
     steps = total_steps(recipe.schedule, steps_per_epoch(range(train), recipe.schedule.batch_size)) * recipe.schedule.accumulate
-    passes = (4 * (2 if recipe.params.get("symmetric", True) else 1)) if recipe.kind == "pretrain" else 3
+    passes = (4 * (2 if recipe.params.get("symmetric", True) else 1)) if recipe.kind == "pretrain" else 1 if recipe.kind == "linear" else 3
     return clip * (steps * recipe.schedule.batch_size * passes + evaluation)
 
 # %% ../nbs/81_runs.ipynb #7ecd5991

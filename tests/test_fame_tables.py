@@ -129,6 +129,18 @@ def test_the_paper_profile_is_the_papers(place):
     assert {r.clips.size for r in tables.table("fame", 2).plan("paper").runs} == {112}
 
 
+def test_every_paper_plan_has_an_estimate(place):
+    plans = {n: tables.table("fame", n).plan("paper", device="cpu") for n in NUMBERS}
+    assert all(p.seconds > 86400 for p in plans.values()) and plans["1"].seconds > plans["2"].seconds > plans["4"].seconds  # Kinetics-400 costs more than UCF101
+    probe, tune = (plans["1"].cells[f"MoCo R(2+1)D {word}", "UCF101", 0] for word in ("linear", "fine-tune"))
+    test = 3783 * 10  # clips
+    clip = runs._clip_gmac("r2plus1d_18", probe.model, 16, 112)
+    assert runs._gmac(probe, {}) == pytest.approx(clip * (9537 // 128 * 128 * 100 + test), rel=0.02)
+    assert runs._gmac(tune, {}) == pytest.approx(clip * (9537 // 128 * 128 * 150 * 3 + test), rel=0.02)
+    find = plans["2"].cells["FAME", "R@1", 0]
+    assert runs._gmac(find, {}) == pytest.approx(clip * (9537 * 10 + test))
+
+
 def test_a_small_profile_runs_a_part_and_says_so(place):
     t = tables.table("fame", 6)
     plan = t.plan("demo")
