@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['LENGTH', 'KEPT', 'KNOBS', 'MIXES', 'METHODS', 'PANEL', 'GAP', 'LEFT', 'TOP', 'RIGHT', 'SHOWN', 'OUTLINE', 'FILE',
            'UPLOAD', 'COUNTS', 'PARAMETERS', 'Puppet', 'File', 'length_of', 'shoot', 'Knob', 'knobs_of', 'Mix',
-           'Method', 'register', 'fame_pictures', 'seed_pictures', 'Choice', 'View', 'chance_iou', 'best_iou', 'share',
-           'score', 'look', 'picture', 'encoded', 'snippet', 'Picker', 'score_table', 'Explorer', 'film', 'films',
-           'kinds', 'measure', 'motion_knows', 'quality', 'shown', 'quality_table', 'camera_loss', 'gain_over',
-           'bounds', 'skill_figure', 'beta_figure', 'extremes_figure', 'quality_parameters', 'QualityPage']
+           'Method', 'register', 'fame_pictures', 'seed_pictures', 'mac_pictures', 'Choice', 'View', 'chance_iou',
+           'best_iou', 'share', 'score', 'look', 'picture', 'encoded', 'snippet', 'Picker', 'score_table', 'Explorer',
+           'film', 'films', 'kinds', 'measure', 'motion_knows', 'quality', 'shown', 'quality_table', 'camera_loss',
+           'gain_over', 'bounds', 'skill_figure', 'beta_figure', 'extremes_figure', 'quality_parameters', 'QualityPage']
 
 # %% ../nbs/85_explore.ipynb #762b229f
 import functools
@@ -137,7 +137,7 @@ def knobs_of(function: Callable # with named parameters that have defaults
     "Which knobs a function has."
     return {name: p.default for name, p in inspect.signature(function).parameters.items() if name in KNOBS and p.default is not p.empty}
 
-# %% ../nbs/85_explore.ipynb #c41eea60
+# %% ../nbs/85_explore.ipynb #ffd760d7
 @dataclass(frozen=True)
 class Mix:
     "What is made of clip and mask."
@@ -147,7 +147,9 @@ class Mix:
 
 def _merge(clip, mask, background): return mixing.merge(clip, background, mask)
 
-MIXES = {"merge": Mix(_merge, "mixing.merge(clip, background, mask)", background=True)}
+def _blend(clip, mask, background, alpha=0.5): return mixing.alpha_blend(clip, mask, alpha)
+
+MIXES = {"merge": Mix(_merge, "mixing.merge(clip, background, mask)", background=True), "blend": Mix(_blend, "mixing.alpha_blend(clip, mask{knobs})")}
 
 # %% ../nbs/85_explore.ipynb #5c185042
 @dataclass(frozen=True)
@@ -194,6 +196,13 @@ register("fame", Method("FAME", masks.fame_mask, stages=fame_pictures, fixed=dic
 register("seed", Method("Seed", masks.seed_mask, stages=seed_pictures, fixed=dict(variant="seed"), carried=("beta",), **_TRAINED))
 register("grid", Method("Grid", masks.grid_mask, stages=seed_pictures, fixed=dict(variant="grid"), carried=("beta",), **_TRAINED))
 register("gauss", Method("Gauss", masks.gauss_mask, fixed=dict(variant="gauss"), carried=("beta",), **_TRAINED));
+
+# %% ../nbs/85_explore.ipynb #40d69279
+def mac_pictures(clip: Tensor, **knobs) -> dict: # title -> [1,H,W]
+    "How much changes, and for how long each pixel is foreground to MAC."
+    return {"mean change": motion.summarize(clip)[0], "time in the mask": masks.mac_mask(clip, **knobs).float().mean(1)}
+
+register("mac", Method("MAC", masks.mac_mask, mix="blend", stages=mac_pictures, recipe="mac", carried=("lambda_", "m")));
 
 # %% ../nbs/85_explore.ipynb #7a3b1f5b
 @dataclass(frozen=True)
@@ -400,7 +409,7 @@ def _data_of(source) -> tuple[str, str]: # data set to pretrain on, remark
         if (root := settings.data_root(name)) and Path(source.path).resolve().is_relative_to(root.resolve()): return name, ""
     return "puppets-u", "  # the file belongs to no data set of settings.ini: put yours in place of puppets-u"
 
-# %% ../nbs/85_explore.ipynb #9c17fc6c
+# %% ../nbs/85_explore.ipynb #ee6fbee4
 def snippet(choice: Choice, # what the explorer shows
             profile: str = "demo", # whose sizes the pretraining starts from
             family: str = "r2plus1d", # backbone family
@@ -422,7 +431,7 @@ def _training_code(choice, profile, family) -> list:
     if method.recipe is None: return ["", f"# no method of mvnb.methods trains with the mask {choice.method!r}"]
     data, remark = _data_of(choice.source)
     params = method.fixed | {k: values[k] for k in method.carried} | ({"source": choice.background} if MIXES[method.mix].background else {})
-    lost = {k: v for k, v in values.items() if k not in method.carried and v != method.knobs[k]}
+    lost = {k: values[k] for k, default in knobs_of(method.mask).items() if k not in method.carried and values[k] != default}
     return ["", f"profile = recipes.profile({profile!r})",
             f"profile = replace(profile, pretrain_clips=replace(profile.pretrain_clips, length={LENGTH}, stride={choice.stride}, size={choice.size}))",
             *([f"# not part of the recipe, since {method.recipe} trains with its default: {', '.join(f'{k}={v!r}' for k, v in lost.items())}"] if lost else []),
@@ -616,8 +625,8 @@ def _display(self: Explorer):
 
 Explorer._ipython_display_ = _display
 
-# %% ../nbs/85_explore.ipynb #51ecf424
-COUNTS = {"smoke": 6, "demo": 48} # clips of each set under each camera, by profile
+# %% ../nbs/85_explore.ipynb #a1484e89
+COUNTS = {"smoke": 3, "demo": 48} # clips of each set under each camera, by profile
 
 def film(name: str, # one of puppets.NAMES
          camera: str, # one of puppets.CAMERAS
@@ -664,7 +673,7 @@ def _measured(clip, truth, makers):
         lines.append(pd.DataFrame({"mask": label, "clip": range(len(clip)), **{k: v.numpy() for k, v in columns.items()}}))
     return pd.concat(lines, ignore_index=True)
 
-# %% ../nbs/85_explore.ipynb #f0d6819e
+# %% ../nbs/85_explore.ipynb #68bc1d6b
 def motion_knows(clip: Tensor, # uint8 [B,3,T,H,W]
                  truth: Tensor, # bool [B,T,H,W]
                  patch: int = 8, # side of a patch, pixels; it divides H and W
@@ -672,7 +681,8 @@ def motion_knows(clip: Tensor, # uint8 [B,3,T,H,W]
     "Saliency of the frame difference; `peak`: share of frames whose most moving patch touches the actor, `by luck`: share of all patches that do."
     moved, boxes = motion.frame_difference(clip), torch.stack([torch.from_numpy(puppets.boxes_of(t.numpy())) for t in truth])
     most = F.avg_pool2d(moved, patch).flatten(2).argmax(2, keepdim=True)
-    touches = F.max_pool2d(truth.float(), patch).flatten(2)
+    swept = truth | torch.cat([truth[:, 1:], truth[:, -2:-1]], 1) # a difference shows both of its frames; the last map repeats the one before
+    touches = F.max_pool2d(swept.float(), patch).flatten(2)
     values = dict(area=truth.float().flatten(1).mean(1), pixels=masks.saliency_score(moved, truth), boxes=masks.saliency_score(moved, boxes),
                   peak=touches.gather(2, most).flatten(1).mean(1), luck=touches.flatten(1).mean(1))
     return pd.DataFrame({"clip": range(len(clip)), **{k: v.numpy() for k, v in values.items()}}).rename(columns={"luck": "by luck"})

@@ -64,7 +64,7 @@ def lab(tmp_path_factory):
     server = subprocess.Popen(lab_command() + words, cwd=folder, env=os.environ | own, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
     try:
         base = f"http://127.0.0.1:{port}"
-        for _ in range(150):
+        for _ in range(450):
             if server.poll() is not None: break
             with contextlib.suppress(OSError):
                 urllib.request.urlopen(f"{base}/api?token={token}", timeout=1).read()
@@ -88,7 +88,7 @@ def lab(tmp_path_factory):
 def page(chromium, lab):
     "The notebook, open and run."
     page = chromium.new_page(viewport={"width": 1560, "height": 1150})
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(120_000)
     page.goto(lab)
     page.wait_for_selector(".jp-Notebook .jp-Cell")
     page.wait_for_selector("text=/\\| Idle/")
