@@ -88,7 +88,7 @@ class ResNet3D(Backbone):
                 ):
         super().__init__(widths[-1], num_classes, dropout)
         layer = {"2plus1d": Conv2Plus1D, "3d": Conv3DSimple}[conv]
-        self.stem = _stem(conv == "2plus1d", widths[0], *stem)
+        self.stages, self.stem = len(blocks), _stem(conv == "2plus1d", widths[0], *stem)
         for i, (out, n) in enumerate(zip(widths, blocks)):
             setattr(self, f"layer{i+1}", _stage(layer, widths[max(i-1, 0)], out, n, 1 if i == 0 else 2))
         if num_classes is not None: self.fc = nn.Linear(self.dim, num_classes)
@@ -96,7 +96,8 @@ class ResNet3D(Backbone):
 
     def features(self, clip: Tensor) -> Tensor:
         x = self.stem(_channels_last(clip))
-        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        for i in range(self.stages): x = getattr(self, f"layer{i+1}")(x)
+        return x
 
 # %% ../nbs/20_models.ipynb #12f49cb7
 def same_padding(size: int, # length of the input
@@ -161,19 +162,21 @@ class I3D(Backbone):
                  num_classes: int | None = None, # None: no classifier
                  dropout: float = 0.0, # before the classifier
                  width: float = 1.0, # multiplies every number of channels
+                 blocks: tuple = tuple(INCEPTION), # Inception blocks to keep; a stage without blocks has no pooling before it either
                 ):
         scaled = lambda n: max(round(n*width), 1)
-        blocks = {name: [scaled(n) for n in widths] for name, widths in INCEPTION.items()}
-        super().__init__(sum(blocks["5c"][i] for i in (0, 2, 4, 5)), num_classes, dropout)
+        kept = {name: [scaled(n) for n in INCEPTION[name]] for name in blocks}
+        first = {min(group) for stage in "45" if (group := [name for name in kept if name[0] == stage])}
+        super().__init__(sum(kept[blocks[-1]][i] for i in (0, 2, 4, 5)), num_classes, dropout)
         self.conv3d_1a_7x7 = Unit3D(3, scaled(64), 7, 2)
         self.maxPool3d_2a_3x3 = SamePool((1, 3, 3), (1, 2, 2))
         self.conv3d_2b_1x1 = Unit3D(scaled(64), scaled(64))
         self.conv3d_2c_3x3 = Unit3D(scaled(64), scaled(192), 3)
         self.maxPool3d_3a_3x3 = SamePool((1, 3, 3), (1, 2, 2))
         channels = scaled(192)
-        for name, widths in blocks.items():
-            if name == "4b": self.maxPool3d_4a_3x3 = SamePool((3, 3, 3), (2, 2, 2))
-            if name == "5b": self.maxPool3d_5a_2x2 = SamePool((2, 2, 2), (2, 2, 2))
+        for name, widths in kept.items():
+            if name in first and name[0] == "4": self.maxPool3d_4a_3x3 = SamePool((3, 3, 3), (2, 2, 2))
+            if name in first and name[0] == "5": self.maxPool3d_5a_2x2 = SamePool((2, 2, 2), (2, 2, 2))
             block = Mixed(channels, widths)
             setattr(self, f"mixed_{name}", block)
             channels = block.out
@@ -217,14 +220,14 @@ def register(name: str, # what build is called with
     "Make `maker(num_classes=..., dropout=..., **settings)` available as `build(name)`."
     BACKBONES[name] = (maker, settings)
 
-_TINY = dict(blocks=(1, 1, 1, 1), widths=(24, 48, 96, 192), stem=(24, 7, 4))
+_TINY = dict(blocks=(1, 1, 1), widths=(24, 48, 96), stem=(24, 7, 4)) # three stages: clips of 32 pixels keep a map of 2 x 2
 register("r2plus1d_18", ResNet3D, conv="2plus1d")
 register("r2plus1d_10", ResNet3D, conv="2plus1d", blocks=(1, 1, 1, 1))
 register("r2plus1d_tiny", ResNet3D, conv="2plus1d", **_TINY)
 register("r3d_18", ResNet3D, conv="3d")
 register("r3d_tiny", ResNet3D, conv="3d", **_TINY)
 register("i3d", I3D)
-register("i3d_tiny", I3D, width=0.25)
+register("i3d_tiny", I3D, width=0.25, blocks=("3b", "3c", "4b", "4f"))
 register("s3d", S3D)
 
 # %% ../nbs/20_models.ipynb #36d923dc

@@ -220,10 +220,11 @@ PAPER = {"fame": Profile(
 DEMO = Profile(
     "demo", "a laptop: real learning on small data",
     backbones=_TINY, scale=1.0, train_per_class=40, test_per_class=10,
-    pretrain_clips=Clips(8, 3, 48, scale=(0.4, 1.0), cache="memory"), finetune_clips=Clips(8, 3, 48, scale=(0.4, 1.0), cache="memory"),
-    pretrain=Schedule(epochs=100, batch_size=32, lr=0.03, schedule="cosine", max_steps=250),
-    finetune=Schedule(epochs=100, batch_size=32, lr=0.02, schedule="cosine", max_steps=80),
-    method=Options(_CONTRAST, momentum=0.99, queue=512, head="linear"), finetuning=Options(dropout=0.2), test_views=2)
+    pretrain_clips=Clips(8, 3, 32, scale=(0.4, 1.0), cache="disk"), finetune_clips=Clips(8, 3, 32, scale=(0.4, 1.0), cache="disk"),
+    pretrain=Schedule(epochs=1000, batch_size=64, optimizer="adamw", lr=0.003, weight_decay=0.01, schedule="cosine", max_steps=1000),
+    finetune=Schedule(epochs=100, batch_size=32, lr=0.003, schedule="cosine", max_steps=60),
+    method=Options(_CONTRAST, momentum=0.99, queue=128, symmetric=False, head="linear"), finetuning=Options(dropout=0.2), test_views=2,
+    photometric=Options(gray=1.0, p_jitter=0.0, blur=0.0, flip=0.5))
 
 SMOKE = Profile(
     "smoke", "CI: the plumbing of every table, a few steps",
