@@ -154,13 +154,12 @@ class Api:
 
     def entry(self, name, module, public, lines):
         thing = getattr(module, public)
-        full = f"mvnb.{name}.{public}"
-        if inspect.isclass(thing): return self.cls(name, public, full, thing)
+        if inspect.isclass(thing): return self.cls(name, public, thing)
         if isinstance(inspect.unwrap(thing) if callable(thing) else thing, types.FunctionType):
-            return directive("function", f"{full}({_signature(_arguments(thing))})", self.function(thing), self.lesson(name, public))
+            return directive("function", f"{public}({_signature(_arguments(thing))})", self.function(thing), self.lesson(name, public))
         comment, value = _assignment(module, public)
         body = "\n\n".join(t for t in (prose(comment), f"```python\n{value}\n```" if value else "") if t)
-        return directive("data", full, body, self.lesson(name, public))
+        return directive("data", public, body, self.lesson(name, public))
 
     def function(self, thing) -> str:
         about, raised = split_raises(thing.__doc__)
@@ -174,7 +173,7 @@ class Api:
         if raised: parts.append("**Raises** " + prose(re.sub(r"^Raises\s+", "", raised)))
         return "\n\n".join(p for p in parts if p)
 
-    def cls(self, name, public, full, thing):
+    def cls(self, name, public, thing):
         about, raised = split_raises(thing.__doc__ if "__doc__" in vars(thing) else "")
         if about.startswith(f"{public}("): about = ""  # written by dataclass or namedtuple
         record = dataclasses.is_dataclass(thing) or (issubclass(thing, tuple) and hasattr(thing, "_fields"))
@@ -186,25 +185,25 @@ class Api:
         parts.append(self.lesson(name, public))
         for member, value in vars(thing).items():
             if member.startswith("_") or (record and member in getattr(thing, "__dataclass_fields__", getattr(thing, "_fields", ()))): continue
-            if text := self.member(name, full, member, value): parts.append(text)
+            if text := self.member(name, member, value): parts.append(text)
         bases = [b.__name__ for b in thing.__bases__ if b not in (object, tuple)]
         if bases and not record: parts.insert(1, "A kind of " + ", ".join(self.type(b) for b in bases) + ".")
         kind = "exception" if issubclass(thing, BaseException) else "class"
-        shown = f"{full}({_signature(arguments)})" if arguments else full
+        shown = f"{public}({_signature(arguments)})" if arguments else public
         return directive(kind, shown, "\n\n".join(p for p in parts if p), colons=4)
 
-    def member(self, name, full, member, value):
+    def member(self, name, member, value):
         inner = value.__func__ if isinstance(value, classmethod | staticmethod) else value
         if isinstance(value, property):
             node, comments = _tree(value.fget), _comments(value.fget)
             kind = ast.unparse(node.returns) if getattr(node, "returns", None) is not None else ""
             back = comments.get("return")
             about = " — ".join(t for t in (self.type(kind) if kind else "", cell(prose(value.__doc__)), cell(prose(back))) if t)
-            return directive("property", f"{full}.{member}", about, self.lesson(name, value.fget.__name__))
+            return directive("property", member, about, self.lesson(name, value.fget.__name__))
         if isinstance(inner, types.FunctionType):
             arguments = [a for a in _arguments(inner) if a[1] not in ("self", "cls")]
             kind = "staticmethod" if isinstance(value, staticmethod) else "classmethod" if isinstance(value, classmethod) else "method"
-            return directive(kind, f"{full}.{member}({_signature(arguments)})", self.function(inner), self.lesson(name, inner.__name__))
+            return directive(kind, f"{member}({_signature(arguments)})", self.function(inner), self.lesson(name, inner.__name__))
         return ""
 
 

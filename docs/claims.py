@@ -85,6 +85,7 @@ def grid(lines) -> str:
     head = "".join(f"<th>{html.escape(c)}</th>" for c in columns)
     body = "".join("<tr>" + "".join(td(l.get(c, "")) for c in columns) + "</tr>" for l in lines)
     about = "; ".join(f"{c} {v}" for c, v in same.items() if c in ("measured on", "seeds", "device", "commit") and v != "not run")
+    if same.get("measured on") == "not run": about = "Not run yet."
     return (f'<div class="scroll"><table class="docutils claims"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
             + (f'\n\n<p class="about">{html.escape(about)}</p>' if about else ""))
 

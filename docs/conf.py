@@ -16,10 +16,11 @@ myst_enable_extensions = ["dollarmath", "colon_fence", "attrs_inline", "deflist"
 myst_heading_anchors = 4
 nb_execution_mode = "off"
 nb_ipywidgets_js = {}  # nothing on the pages needs a widget, and the scripts would come over the network
+smartquotes = False  # quotes in docstrings are code
 nb_merge_streams = True
 exclude_patterns = ["files/**"]
 suppress_warnings = ["mystnb.unknown_mime_type"]
-keep_warnings = False
+nitpicky = True  # a name without its entry is a warning
 
 html_theme = "furo"
 html_title = "mvnb"

@@ -134,7 +134,7 @@ def status(site, name) -> str:
 
 def landing(site):
     text = (DOCS / "text" / "index.md").read_text(encoding="utf-8").replace("@@METHODS@@", methods(site))
-    trees = [toctree("Getting started <start>", "own_videos", "cluster", caption="Use"),
+    trees = [toctree("Getting started <start>", "own_videos", "On a cluster <cluster>", caption="Use"),
              toctree("tables/index", "figures/index", "claims", "explore/index", caption="Results"),
              toctree("library/index", "api/index", "Decisions <decisions>", caption="Library")]
     site.write("index.md", "\n\n".join([text, *trees]) + "\n")

@@ -43,6 +43,7 @@ class Site:
         self.written: set[Path] = set()
         self.problems: list[str] = []
         self.cells: dict[str, str] = {}  # "module.name" -> label of the notebook cell that defines it
+        self.variants: dict[str, str] = {}  # stem of an executed notebook -> the data it was run on, where that is not the usual
         self.modules: dict[str, str] = {}  # module -> its notebook, in reading order
         self._collect()
 
@@ -71,6 +72,9 @@ class Site:
         done = {p.stem: p for p in (self.root / "outputs" / "demo").glob("*.ipynb")}
         word = {"tables": "table", "figures": "figure"}[kind]
         stems = sorted({*sources, *(s for s in done if s in sources or re.match(rf"[a-z]+_(s_)?{word}\d", s))}, key=order)
+        for stem in stems:  # an executed notebook on other data than the profile's own bears the data's name
+            of = max((s for s in sources if stem.startswith(s + "_")), key=len, default="")
+            if stem not in sources and of: self.variants[stem] = stem.removeprefix(of + "_").replace("_", ", ")
         return [(stem, sources.get(stem), done.get(stem)) for stem in stems]
 
     def read(self, path: Path): return nbformat.read(path, 4)
@@ -157,6 +161,7 @@ class Site:
         if module: self.modules[module] = page
         extra = f"*Every parameter: [the API of mvnb.{module}](#api-{module}).*" if module and mark else ""
         if note or extra: cells.insert(1, nbformat.v4.new_markdown_cell("\n\n".join(t for t in (note, extra) if t)))
+        if path.stem in self.variants and cells: cells[0].source = re.sub(r"^(#\s.+)$", rf"\1, on {self.variants[path.stem]}", cells[0].source, count=1, flags=re.M)
         nb.cells = cells
         for n, cell in enumerate(nb.cells): cell["id"] = f"c{n}"
         nb.metadata = nbformat.NotebookNode(kernelspec=dict(name="python3", display_name="Python 3", language="python"),
@@ -168,7 +173,8 @@ class Site:
         first = next((c.source for c in nbformat.read(path, 4).cells if c.cell_type == "markdown"), "")
         title = re.search(r"^#\s+(.+)$", first, re.M)
         below = re.search(r"^>\s*(.+)$", first, re.M)
-        return (title[1].strip() if title else path.stem), (below[1].strip() if below else "")
+        on = f", on {self.variants[path.stem]}" if path.stem in self.variants else ""
+        return (title[1].strip() if title else path.stem) + on, (below[1].strip() if below else "")
 
 
 def order(stem):
