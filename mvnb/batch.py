@@ -308,7 +308,7 @@ def _because(graph: Graph, name: str, ended: dict) -> str:
     missing = [h for h in needs if ended[h][0] != "done"]
     return f", since it needs {missing[0]}{f' and {len(missing) - 1} more' if len(missing) > 1 else ''}" if missing else ""
 
-# %% ../nbs/86_batch.ipynb #a1bdba45
+# %% ../nbs/86_batch.ipynb #a8a3fed2
 def command(graph: Graph, # saved
             on: str = "local", # local, slurm, kubernetes, or a profile folder
             cores: int | None = None, # of this machine; elsewhere: jobs at once. None: all, or what the profile says
@@ -318,6 +318,7 @@ def command(graph: Graph, # saved
     home = settings.root() / "workflow"
     profile = home / "profiles" / on if (home / "profiles" / on).is_dir() else Path(on).resolve()
     if not (profile / "config.yaml").is_file(): raise FileNotFoundError(f"there is no profile {on!r}: use one of {', '.join(sorted(p.name for p in (home / 'profiles').glob('*')))}, or a folder with a config.yaml")
+    if on == "kubernetes" and not graph.folder.is_relative_to(settings.root()): raise ValueError(f"[paths] outputs is {settings.outputs()}: on Kubernetes it has to be inside the repository {settings.root()}, whose volume the pods see")
     words = [sys.executable, "-m", "snakemake", "--snakefile", str(home / "Snakefile"), "--workflow-profile", str(profile), "--config", f"graph={graph.folder / 'graph.json'}", "settled=1"]
     if on == "kubernetes": words += [f"prefix={os.path.relpath(graph.folder, settings.root())}/", "--directory", str(settings.root())] # its storage holds the repository
     else: words += ["--directory", str(graph.folder)]
