@@ -7,7 +7,8 @@ __all__ = ['ENDINGS', 'ENCODER', 'CHECKED', 'RUN', 'LOAD', 'OwnError', 'videos',
            'weights_file', 'check', 'listing', 'Pretrained', 'pretrain', 'load_encoder', 'prepare', 'Features',
            'load_features', 'nearest_share', 'features', 'coordinates', 'draw_map']
 
-# %% ../nbs/84_own.ipynb #ff2e004d
+# %% ../nbs/84_own.ipynb #202a4f12
+import glob
 import hashlib
 import inspect
 import json
@@ -143,18 +144,19 @@ def _schedule(wish: Wish, standard, n: int): # train.Schedule for n videos
     return replace(standard, epochs=epochs, max_steps=steps, batch_size=batch, milestones=milestones,
                    lr=standard.lr if wish.lr is None else wish.lr, precision=wish.precision or standard.precision)
 
-# %% ../nbs/84_own.ipynb #e1520a42
-_HELD = 1e9 # bytes of decoded video to keep in memory
+# %% ../nbs/84_own.ipynb #6c0b4de6
+_HELD = 1e9 # bytes of decoded video to keep
 
 def _recipe(wish: Wish, n: int, frames: int = 0) -> recipes.Recipe: # for n videos with so many frames together
     p = recipes.profile(wish.profile, wish.method if wish.method in recipes.PAPER else "fame")
-    known, cut = parameters(wish.method), p.pretrain_clips
-    params = {k: v for k, v in known.items() if v is None or isinstance(v, (bool, int, float, str, tuple))} | {k: v for k, v in p.method.items() if k in known}
+    known, family = parameters(wish.method), {name: f for f, name in p.backbones.items()}.get(wish.backbone, wish.backbone or "r2plus1d")
+    cut = replace(p.pretrain_clips, size=p.sizes.get(family, p.pretrain_clips.size))
+    params = {k: v for k, v in known.items() if v is None or isinstance(v, (bool, int, float, str, tuple))} | {k: v for k, v in (p.method | ({"head": p.heads[family]} if family in p.heads else {})).items() if k in known}
     if "queue" in params: params["queue"] = min(params["queue"], n)
     changed = {k: v for k, v in dict(length=wish.frames, stride=wish.stride, size=wish.size).items() if v is not None}
     short = 1.3 * changed.get("size", cut.size)
     if frames * short * short * 16 / 9 * 3 > _HELD: changed["cache"] = None
-    return recipes.Recipe("pretrain", recipes.Data("folder", "all"), p.backbones.get(wish.backbone or "r2plus1d", wish.backbone), replace(cut, **changed),
+    return recipes.Recipe("pretrain", recipes.Data("folder", "all"), p.backbones.get(family, family), replace(cut, **changed),
                           _schedule(wish, p.pretrain, n), wish.method, params | _checked(wish.method, dict(wish.params)), p.photometric, seed=wish.seed, profile=wish.profile)
 
 # %% ../nbs/84_own.ipynb #074ae8ac
@@ -328,7 +330,7 @@ def _alone(folder: Path):
     try: yield
     finally: lock.release()
 
-# %% ../nbs/84_own.ipynb #df29f257
+# %% ../nbs/84_own.ipynb #d3333a86
 LOAD = """from mvnb import own
 encoder = own.load_encoder({file!r})
 feature = encoder(own.prepare("video.mp4", encoder))"""
@@ -358,7 +360,7 @@ def _finished(plan: Plan) -> Pretrained | None:
     return Pretrained(plan.file, meta, new=False)
 
 def _tidy(folder: Path):
-    for name in ("checkpoint.pt", "checkpoint.previous.pt"): (folder / name).unlink(missing_ok=True)
+    for path in [folder / "checkpoint.pt", folder / "checkpoint.previous.pt", *folder.glob(".*.tmp")]: path.unlink(missing_ok=True)
 
 # %% ../nbs/84_own.ipynb #e26597a8
 def _task(plan: Plan) -> nn.Module:
@@ -575,7 +577,7 @@ def _extract(encoder, dataset: ClipDataset, pieces: _Pieces, batch_size: int, de
                 rows, begin, written = [], step, time.monotonic()
     return known
 
-# %% ../nbs/84_own.ipynb #90a2579a
+# %% ../nbs/84_own.ipynb #cda3552e
 def _about(index: Index, encoder, views: int) -> dict:
     c = encoder.clips
     return dict(backbone=encoder.name, weights=runs._sha256(encoder.file), folder=_shown(index.root.name), videos=index.hash, views=views,
@@ -616,6 +618,7 @@ def features(path: str | Path, # folder of videos
             pieces.claim(about | {"batch_size": batch_size})
             parts = _extract(encoder, _dataset(index, encoder, views), pieces, batch_size, settings.device(device), settings.workers(workers), every, progress)
             found = _joined(out, index, parts, about)
+            for path in out.parent.glob(f".{glob.escape(out.name)}.*.tmp"): path.unlink(missing_ok=True) # of a process that was killed
             pieces.clear()
         _stored(found)
     return replace(found, map=_save_map(found, map))

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +27,7 @@ ODD = ["it's [1] + (2)! é.mp4", "日本語 – ß.MP4", "_$x_{1}$ & %s {0}.mp4"
 def outputs(tmp_path, monkeypatch):
     monkeypatch.setenv("MVNB_PATHS_OUTPUTS", str(tmp_path / "outputs"))
     monkeypatch.setenv("MVNB_PATHS_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("MVNB_PATHS_CACHE", str(tmp_path / "cache"))
     return tmp_path / "outputs"
 
 
@@ -130,11 +130,24 @@ def test_what_was_asked_for_stays():
     r = own._recipe(wish, 10)
     assert (r.schedule.batch_size, r.schedule.epochs, r.schedule.max_steps, r.schedule.lr, r.schedule.precision, r.seed) == (4, 7, None, .5, "bf16", 3)
     assert (r.clips.size, r.clips.length, r.clips.stride, r.backbone, r.params["queue"], r.params["beta"]) == (64, 9, 1, "i3d", 9, .25)
-    assert own._recipe(own.Wish("fame", "paper", backbone="r3d"), 99).backbone == "r3d_18"
 
 
-def test_too_large_a_folder_is_not_held_in_memory():
-    assert [own._recipe(own.Wish("fame", "demo"), 99, frames).clips.cache for frames in (0, 10_000, 10_000_000)] == ["memory", "memory", None]
+@pytest.mark.parametrize("family", ["r2plus1d", "i3d", "r3d"])
+@pytest.mark.parametrize("profile", recipes.PROFILES)
+def test_sizes_are_those_of_the_tables(profile, family):
+    "Where nothing is asked for and the folder is large, the recipe is that of a table but for the data."
+    p = recipes.profile(profile)
+    table = recipes.pretraining(p, "fame", "puppets-u", family)
+    for asked in (family, p.backbones[family]):
+        mine = own._recipe(own.Wish("fame", profile, backbone=asked), 9999)
+        assert (mine.backbone, mine.clips, mine.photometric) == (table.backbone, table.clips, table.photometric) and table.params.items() <= mine.params.items()
+        keep = ("batch_size", "optimizer", "lr", "weight_decay", "schedule", "max_steps", "precision")
+        assert all(getattr(mine.schedule, k) == getattr(table.schedule, k) for k in keep)
+
+
+def test_too_large_a_folder_is_not_kept_decoded():
+    kept = recipes.DEMO.pretrain_clips.cache
+    assert kept and [own._recipe(own.Wish("fame", "demo"), 99, frames).clips.cache for frames in (0, 5_000, 10_000_000)] == [kept, kept, None]
 
 
 @pytest.mark.parametrize("wish,said", [
@@ -186,40 +199,48 @@ def test_folders_leave_one_encoder_and_no_checkpoint(trained):
     assert names == [".lock", "checked.json", "encoder.safetensors", "losses.csv", "run.json"]
 
 
-SCRIPT = """
-    import sys
+KILLED = """
+    import os, signal, sys
     import torch
     torch.set_num_threads(1)
     from mvnb import own
-    folder, out = sys.argv[1:]
-    print(own.pretrain("fame", folder, "smoke", out=out, steps=12, backbone="r3d", device="cpu", workers=0, progress=False, checkpoint_every=0))
+    folder, other, out, name, limit = sys.argv[1:]
+    count, real = [0], os.replace
+    def strike(source, target):  # just before a file takes its final name
+        count[0] += os.path.basename(target).startswith(name)
+        if count[0] == int(limit): os.kill(os.getpid(), signal.SIGKILL)
+        real(source, target)
+    os.replace = strike
+    fast = dict(device="cpu", workers=0, progress=False)
+    if other: own.features(folder, other, out, batch_size=1, every=0, map="none", **fast)
+    else: own.pretrain("fame", folder, "smoke", out=out, steps=12, backbone="r3d", checkpoint_every=0, **fast)
 """
 
-def start(script, *args): return subprocess.Popen([sys.executable, "-c", textwrap.dedent(script), *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def killed_when(process, there, timeout=60):
-    "Kills with SIGKILL as soon as something is there; False when the process ended before."
-    end = time.monotonic() + timeout
-    while process.poll() is None and time.monotonic() < end:
-        if there(): process.send_signal(signal.SIGKILL); process.wait(); return True
-        time.sleep(.002)
-    pytest.fail(f"ended before it could be killed: {process.communicate()}")
+def killed(folder, weights, out, name, limit):
+    "A child that gets SIGKILL when it is about to finish writing such a file for the limit-th time."
+    child = subprocess.run([sys.executable, "-c", textwrap.dedent(KILLED), *map(str, (folder, weights, out, name, limit))], capture_output=True, text=True, timeout=280)
+    assert child.returncode == -signal.SIGKILL, child.stderr
 
 
 def test_killed_and_started_again_gives_the_same_bits(folder, tmp_path, monkeypatch):
     whole = train(folder, steps=12, out=tmp_path / "whole")
-    checkpoint = tmp_path / "cut" / "checkpoint.pt"
-    killed_when(start(SCRIPT, folder, tmp_path / "cut"), lambda: checkpoint.with_name("checkpoint.previous.pt").exists())  # the second checkpoint is written
-    kept = torch.load(checkpoint if checkpoint.exists() else checkpoint.with_name("checkpoint.previous.pt"), weights_only=True)
-    assert 0 < kept["step"] < 12 and not (tmp_path / "cut" / "encoder.safetensors").exists()
+    killed(folder, "", tmp_path / "cut", "checkpoint.pt", 6)
+    assert not (tmp_path / "cut" / "encoder.safetensors").exists()
     fits, fit = [], own.fit
     monkeypatch.setattr(own, "fit", lambda *a, **kw: fits.append(fit(*a, **kw)) or fits[-1])
     again = train(folder, steps=12, out=tmp_path / "cut")
-    assert fits[0].resumed == kept["step"]
+    assert fits[0].resumed == 5 # the sixth checkpoint was not finished
     one, two = load_file(whole.file), load_file(again.file)
     assert one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
-    assert again.new and again.meta["metrics"] == whole.meta["metrics"] and not checkpoint.exists()
+    assert again.new and again.meta["metrics"] == whole.meta["metrics"]
+    assert sorted(p.name for p in again.file.parent.iterdir()) == sorted(p.name for p in whole.file.parent.iterdir())
+
+
+def test_killed_before_the_encoder_has_its_name(folder, tmp_path):
+    killed(folder, "", tmp_path / "cut", "encoder", 1)
+    again = train(folder, steps=12, out=tmp_path / "cut")
+    assert again.new and again.meta["result"]["steps"] == 12
+    assert sorted(p.name for p in (tmp_path / "cut").iterdir() if p.name != "tensorboard") == [".lock", "checked.json", "encoder.safetensors", "losses.csv", "run.json"]
 
 
 def test_a_killed_check_goes_on(folder, tmp_path, monkeypatch):
@@ -359,7 +380,7 @@ def test_features_are_those_of_the_protocols(folder, trained, tmp_path):
     whole = protocols.extract(encoder, ClipDataset(index, 4, 3, 32, 3, "uniform", train=False), "cpu", pool="features", progress=False)
     torch.testing.assert_close(torch.from_numpy(found.values), whole.values, rtol=1e-5, atol=1e-6)
     with np.load(tmp_path / "f.npz", allow_pickle=False) as z:
-        assert {k: (z[k].dtype.kind, z[k].shape) for k in z} == dict(features=("f", (8, 192)), paths=("U", (8,)), ok=("b", (8,)), reasons=("U", (8,)), labels=("i", (8,)), classes=("U", (2,)), about=("U", ()))
+        assert {k: (z[k].dtype.kind, z[k].shape) for k in z} == dict(features=("f", (8, encoder.dim)), paths=("U", (8,)), ok=("b", (8,)), reasons=("U", (8,)), labels=("i", (8,)), classes=("U", (2,)), about=("U", ()))
         assert z["features"].dtype == np.float32 and z["paths"].tolist() == index.paths[:] and z["labels"].tolist() == index.labels.tolist() and z["classes"].tolist() == ["_été $", "run + jump"]
         about = json.loads(str(z["about"]))
     assert about["backbone"] == "r3d_tiny" and about["weights"] == own.runs._sha256(trained.file) and (about["views"], about["size"]) == (3, 32)
@@ -367,24 +388,15 @@ def test_features_are_those_of_the_protocols(folder, trained, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir() if p.is_file() or "pieces" in p.name) == ["f.npz", "f_map.png"]
 
 
-EXTRACT = """
-    import sys
-    import torch
-    torch.set_num_threads(1)
-    from mvnb import own
-    folder, weights, out = sys.argv[1:]
-    own.features(folder, weights, out, batch_size=1, device="cpu", workers=0, progress=False, every=0, map="none")
-"""
-
 def test_killed_features_go_on(folder, trained, tmp_path, monkeypatch):
     pieces = tmp_path / ".cut.npz.pieces"
-    killed_when(start(EXTRACT, folder, trained.file, tmp_path / "cut.npz"), lambda: len(list(pieces.glob("0*.npz"))) >= 2)
-    known = sum(int(np.load(p)["end"]) - int(np.load(p)["begin"]) for p in pieces.glob("0*.npz"))
-    assert 2 <= known < 8 and not (tmp_path / "cut.npz").exists()
+    garbage(tmp_path / ".cut.npz.1.tmp")  # as a kill leaves it just before the file that joins all pieces has its name
+    killed(folder, trained.file, tmp_path / "cut.npz", "0", 4)
+    assert len(list(pieces.glob("0*.npz"))) == 3 and not (tmp_path / "cut.npz").exists()
     calls, real = [], own._forward
     monkeypatch.setattr(own, "_forward", lambda *a: calls.append(1) or real(*a))
     cut = own.features(folder, trained.file, tmp_path / "cut.npz", batch_size=1, map="none", **FAST)
-    assert len(calls) == 8 - known and not pieces.exists()
+    assert len(calls) == 5 and [p.name for p in tmp_path.iterdir() if p.name.startswith((".cut", "cut"))] == ["cut.npz"]
     assert np.array_equal(cut.values, own.features(folder, trained.file, tmp_path / "whole.npz", batch_size=1, map="none", **FAST).values)
 
 
@@ -533,7 +545,7 @@ def test_the_commands(folder, tmp_path, capsys, monkeypatch):
     look = ["features", str(folder), "--weights", "out/encoder.safetensors", "--device", "cpu", "--workers", "0", "--views", "2"]
     assert cli.main(look) == 0
     said = capsys.readouterr().out
-    assert "8 videos, 192 numbers" in said and "bad.mp4: " in said and Path("features.npz").is_file() and Path("features_map.png").is_file()
+    assert f"8 videos, {own.load_encoder('out').dim} numbers" in said and "bad.mp4: " in said and Path("features.npz").is_file() and Path("features_map.png").is_file()
 
 
 @pytest.mark.parametrize("arguments,said", [
