@@ -295,7 +295,7 @@ def _batch(args) -> int:
     if find_spec("snakemake") is None: raise Refused("Snakemake is not installed: make tables installs it, or pip install -c constraints.txt -e '.[batch]'")
     from mvnb import batch
     values = _parameters(args)
-    graph = batch.gather(values["profile"], args.only, args.paper, None, values["seeds"], values["data"])
+    graph = batch.runnable(batch.gather(values["profile"], args.only, args.paper, None, values["seeds"], values["data"]))
     graph.options = batch.resources(args.on, args.device, args.cores, args.gpus, args.nproc, args.threads)
     print(*batch.summary(graph), sep="\n", flush=True)
     if not args.dry_run: return int(not batch.start(graph, args.on, args.cores, tuple(shlex.split(args.snakemake))))

@@ -109,6 +109,18 @@ def test_what_cannot_run_here_is_left_out_and_told(place, monkeypatch):
     with pytest.raises(ValueError, match="elsewhere"): batch.gather("smoke", "fame_table5*")
 
 
+def test_a_plan_shows_what_a_batch_leaves_out(place, monkeypatch, capsys):
+    "The paper's own videos are not here: what they would cost can be asked, and nothing starts."
+    monkeypatch.setattr(tables, "_trouble", lambda name: f"{name} is on another machine")
+    graph = batch.gather("paper", "fame_table3*")
+    assert len(graph.runs) == 12 and len(batch.costs(graph)) == 2 and "another machine" in " ".join(batch.summary(graph))
+    with pytest.raises(ValueError, match="another machine"): batch.runnable(graph)
+    assert cli.main(["batch", "--profile", "paper", "--only", "fame_table3*"]) == 1 and "another machine" in capsys.readouterr().err
+    both = batch.gather("smoke", "fame_table[35]*")
+    one = batch.runnable(replace(both, blocked={"fame_table5_branches": "no"}))
+    assert list(one.pages) == ["fame_table3_foreground_ratio"] and set(one.runs) == set(one.pages["fame_table3_foreground_ratio"].runs) < set(both.runs)
+
+
 def test_a_graph_comes_back_from_paper(place, monkeypatch):
     graph = batch.gather("smoke", "fame_table3*", seeds="1,4")
     path = batch.save(graph)
@@ -319,7 +331,7 @@ def test_when_no_job_can_be_handed_in_the_reason_is_told(place, instant, monkeyp
     "SLURM without SLURM: nothing fails, nothing starts, and the report says why."
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     graph = graph_of(pretraining())
-    assert not batch.start(graph, "slurm", 1, ("--retries", "0"))
+    assert not batch.start(graph, "slurm", 1, ("--retries", "0", "--slurm-init-seconds-before-status-checks", "1"))
     said = capsys.readouterr().out
     assert "1 not started of 1 jobs" in said and "Snakemake stopped by itself" in said and str(graph.folder / "logs" / "snakemake.log") in said
     with pytest.raises(FileNotFoundError, match="there is no profile 'slrum': use one of kubernetes, local, slurm"): batch.command(graph, "slrum")
