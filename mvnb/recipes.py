@@ -50,12 +50,13 @@ class Clips:
     scale: tuple = (0.2, 1.0) # area of the random crop, share of the frame
     ratio: tuple = (3 / 4, 4 / 3) # width over height of the random crop
     cache: str | None = None # None, "memory" or "disk"
+    still: int = 0 # almost still clips of so many different frames (Still-UCF: 4); 0: ordinary clips
 
     def __post_init__(self):
         for name in ("stride", "scale", "ratio"):
             if isinstance(value := getattr(self, name), list): object.__setattr__(self, name, tuple(value))
 
-    def __str__(self): return f"{self.length} frames, stride {self.stride}, {self.size}×{self.size}"
+    def __str__(self): return f"{self.length} frames, {f'{self.still} still ones' if self.still else f'stride {self.stride}'}, {self.size}×{self.size}"
 
 # %% ../nbs/80_recipes.ipynb #c1c9a88b
 class Options(Mapping):
@@ -118,7 +119,7 @@ def _check(recipe):
     need(recipe.parent is None or recipe.parent.backbone == recipe.backbone, f"has backbone {recipe.backbone}, its parent another")
 
 # %% ../nbs/80_recipes.ipynb #37450fe5
-LATER: dict = {} # (class, field) added after FORMAT was set -> the value that means "as before"
+LATER: dict = {("Clips", "still"): 0} # (class, field) added after FORMAT was set -> the value that means "as before"
 
 def _plain(value):
     "A recipe as JSON's own types."
@@ -170,7 +171,7 @@ def chain(recipe: Recipe, # any run
 
 def _str(self):
     if self.kind == "pretrain":
-        what = ", ".join(f"{k} {self.params[k]}" for k in ("beta", "variant", "source", "branch") if k in self.params)
+        what = ", ".join(f"{k} {self.params[k]}" for k in ("beta", "variant", "objective", "n", "k", "heads", "loss", "lambda_", "m", "source", "branch") if k in self.params)
         return f"pretrain {self.method}{' (' + what + ')' if what else ''} on {self.data.name} with {self.backbone}, seed {self.seed}"
     start = str(self.parent).removeprefix("pretrain ") if self.parent else f"random weights, seed {self.seed}"
     return f"{self.kind} on {self.data.name} from {start}"

@@ -297,7 +297,7 @@ def _pretrain(recipe: Recipe, job: Job) -> tuple[dict, dict]:
     torch.manual_seed(recipe.seed)
     task = methods.build(recipe.method, backbone=recipe.backbone, seed=recipe.seed,
                          photometric=Photometric(**recipe.photometric), **recipe.params, **recipe.model)
-    dataset = ClipDataset(recipe.data.load(), **_clip_options(recipe), views=getattr(task, "views", 2), seed=recipe.seed)
+    dataset = ClipDataset(recipe.data.load(), **_clip_options(recipe), views=getattr(task, "views", 2), seed=recipe.seed, **getattr(task, "clip_options", {}))
     done = fit(task, dataset, _schedule(recipe, job.world), folder=job.folder, seed=recipe.seed, device=job.device,
                workers=job.workers, progress=job.progress, fingerprint=recipe.hash)
     models.save_weights(task.backbone, job.folder / "weights.safetensors", {"recipe": json.loads(recipe.json())})
@@ -311,7 +311,7 @@ def _summary(done) -> dict:
 # %% ../nbs/81_runs.ipynb #6c80d60f
 def _protocol(recipe: Recipe) -> protocols.Protocol:
     "The protocol's view of a recipe; `params` are fields of `mvnb.protocols.Protocol`."
-    clips = {k: getattr(recipe.clips, k) for k in ("length", "stride", "size", "scale", "cache")}
+    clips = {k: getattr(recipe.clips, k) for k in ("length", "stride", "size", "scale", "cache", "still")}
     photometric = Photometric(**recipe.photometric) if recipe.photometric else None
     return protocols.Protocol(recipe.schedule, **clips, views=recipe.test_views, photometric=photometric, **recipe.params)
 
@@ -463,7 +463,7 @@ def estimate(recipe: Recipe, # any run
     if gmac is None: return None
     name = words or describe_device(device)
     kind = "cpu" if name.startswith("cpu (") else "cuda"
-    past = [r for r in (stored() if past is None else past) if r["recipe"]["kind"] == recipe.kind and r["meta"]["device"] == name and r["meta"].get("gmac")]
+    past = [r for r in (stored() if past is None else past) if r["recipe"]["kind"] == recipe.kind and r["meta"]["device"] == name and r["meta"].get("gmac", 0) > gmac / 20] # seconds of work say nothing about hours
     near = [r for r in past if (r["recipe"]["backbone"], r["recipe"]["clips"]) == (recipe.backbone, json.loads(canonical(recipe.clips)))]
     rates = sorted(r["meta"]["gmac"] / r["meta"]["seconds"] for r in near or past)
     cores = int(name.split("(")[1].split()[0]) if kind == "cpu" else 1
