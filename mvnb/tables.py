@@ -372,7 +372,7 @@ def duration(seconds: float | None # a time, None when not known
     "A time in words."
     if seconds is None: return "unknown"
     for size, unit in ((86400 * 2, "days"), (3600 * 2, "h"), (120, "min")):
-        if seconds >= size: return f"{seconds / {'days': 86400, 'h': 3600, 'min': 60}[unit]:.3g} {unit}"
+        if seconds >= size: return f"{(n := seconds / {'days': 86400, 'h': 3600, 'min': 60}[unit]):{',.0f' if n >= 100 else '.3g'}} {unit}"
     return f"{seconds:.0f} s" if seconds >= 1 else "< 1 s"
 
 def _plan_frame(self) -> pd.DataFrame:

@@ -28,7 +28,8 @@ def place(tmp_path_factory, puppets_root):
         short = dict(max_steps=1, batch_size=4)
         tiny = dataclasses.replace(recipes.SMOKE, pretrain=dataclasses.replace(recipes.SMOKE.pretrain, **short), finetune=dataclasses.replace(recipes.SMOKE.finetune, **short))
         patch.setattr(recipes, "SMOKE", tiny)
-        patch.setattr(recipes, "DEMO", dataclasses.replace(recipes.DEMO, scale=tiny.scale))  # as few videos to make
+        few = {part: dataclasses.replace(getattr(recipes.DEMO, part), batch_size=8) for part in ("pretrain", "finetune")}
+        patch.setattr(recipes, "DEMO", dataclasses.replace(recipes.DEMO, scale=tiny.scale, **few))  # as few videos to make
         yield folder
 
 

@@ -21,7 +21,8 @@ def here(tmp_path, monkeypatch, puppets_root):
     monkeypatch.setenv("MVNB_PATHS_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("MVNB_PATHS_OUTPUTS", str(tmp_path / "outputs"))
     monkeypatch.setenv("MVNB_DATA_PUPPETS", str(puppets_root))
-    monkeypatch.setattr(recipes, "DEMO", dataclasses.replace(recipes.DEMO, scale=recipes.SMOKE.scale))  # as few videos to make
+    few = {part: dataclasses.replace(getattr(recipes.DEMO, part), batch_size=8) for part in ("pretrain", "finetune")}
+    monkeypatch.setattr(recipes, "DEMO", dataclasses.replace(recipes.DEMO, scale=recipes.SMOKE.scale, **few))  # as few videos to make
     for name in ("UCF101", "HMDB51"):
         monkeypatch.setenv(f"MVNB_DATA_{name}", str(tmp_path / f"no-{name}"))
         monkeypatch.setenv(f"MVNB_DATA_{name}_ANNOTATIONS", str(tmp_path / f"no-{name}"))
@@ -256,7 +257,7 @@ def test_markdown_is_aligned_and_complete():
     assert len({len(l) for l in lines}) == 1 and lines[0].split("|")[1:4] == [" β ", " a b ", " a      "] and "longer" in lines[3]
 
 
-@pytest.mark.parametrize("seconds,text", [(None, "unknown"), (0.2, "< 1 s"), (45, "45 s"), (600, "10 min"), (9000, "2.5 h"), (86400 * 12, "12 days")])
+@pytest.mark.parametrize("seconds,text", [(None, "unknown"), (0.2, "< 1 s"), (45, "45 s"), (600, "10 min"), (9000, "2.5 h"), (86400 * 12, "12 days"), (86400 * 1234.4, "1,234 days")])
 def test_durations(seconds, text): assert tables.duration(seconds) == text
 
 
