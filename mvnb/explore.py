@@ -392,10 +392,11 @@ def encoded(image: np.ndarray, # uint8 [H,W,3]
 
 View._repr_jpeg_ = lambda self: encoded(picture(self), 70)
 
-# %% ../nbs/85_explore.ipynb #bf5efc43
+# %% ../nbs/85_explore.ipynb #7bbc2b8c
 def _source_code(source, name: str, choice: Choice, start: int) -> list:
     if isinstance(source, Puppet):
-        return [f"{name}, {'truth' if name == 'clip' else '_'} = explore.shoot(explore.{source!r}, start={start}, stride={choice.stride}, size={choice.size})"]
+        puppet = f"explore.Puppet({source.name!r}, {source.act!r}, {source.number}, {source.camera!r})"
+        return [f"{name}, {'truth' if name == 'clip' else '_'} = explore.shoot({puppet}, start={start}, stride={choice.stride}, size={choice.size})"]
     total = length_of(source)
     frames = f"range({start}, {start + LENGTH * choice.stride}, {choice.stride})" if start + (LENGTH - 1) * choice.stride < total else \
         f"[t % {total} for t in range({start}, {start + LENGTH * choice.stride}, {choice.stride})]"
@@ -514,12 +515,12 @@ def score_table(scores: dict) -> str: # HTML
              row("saliency score (motion inside / outside)", _number(get("saliency")), _number(get("true saliency")), "1.00", "")]
     return '<table style="font-size:13px;line-height:1.5">' + "".join(lines) + "</table>"
 
-# %% ../nbs/85_explore.ipynb #8dcb96c7
+# %% ../nbs/85_explore.ipynb #c08c3315
 class Explorer:
     "Clip, mask, motion, mix and scores that follow the controls; show it as the value of a cell."
     def __init__(self, choice: Choice = Choice()):
         self.folder = tempfile.TemporaryDirectory(prefix="mvnb-explore-") # uploads; gone with the explorer
-        self.view, self.quiet = None, True
+        self.view, self.quiet, self.kept = None, True, {}
         self.clip = Picker(choice.source, self.update, self.folder.name)
         self.other = Picker(choice.other, self.update, self.folder.name, "second clip")
         int_slider = lambda value, low, high, text, **more: widgets.IntSlider(value, low, high, description=text, **more, **_WIDE)
@@ -538,21 +539,22 @@ class Explorer:
         self.image = widgets.Image(format="jpeg", layout=widgets.Layout(width="100%", max_width="1100px", object_fit="contain"))
         self.table, self.status = widgets.HTML(), widgets.HTML()
         self.button = widgets.Button(description="Write as a recipe", icon="code", layout=widgets.Layout(width="98%"))
-        self.text = widgets.Textarea(layout=widgets.Layout(width="100%", height="270px", display="none"))
+        self.text = widgets.Textarea(layout=widgets.Layout(width="100%", height="320px", display="none"))
         self.text.add_class("mvnb-recipe")
         self.button.on_click(self._write)
         head = lambda text: widgets.HTML(f"<b>{text}</b>")
         controls = widgets.VBox([head("Clip"), self.clip.box, self.start, self.stride, self.size, head("Mask"), self.method, self.knob_box,
                                  head("Mix"), self.mix_box, self.button], layout=widgets.Layout(width="300px", flex="0 0 300px"))
-        shown = widgets.VBox([self.image, self.status, self.table, self.text], layout=widgets.Layout(flex="1 1 480px", min_width="320px"))
+        shown = widgets.VBox([self.status, self.image, self.table, self.text], layout=widgets.Layout(flex="1 1 480px", min_width="320px"))
         self.panel = widgets.Box([controls, shown], layout=widgets.Layout(display="flex", flex_flow="row wrap", align_items="flex-start"))
 
-# %% ../nbs/85_explore.ipynb #3fbd142c
+# %% ../nbs/85_explore.ipynb #7223e94c
 def _other_method(self: Explorer, change=None, knobs=()):
-    "New knobs for a new mask; those of the same name keep their value."
-    method, before = METHODS[self.method.value], {k: w.value for k, w in self.knobs.items()} | dict(knobs)
+    "New knobs for a new mask; those that were turned before come back as they were."
+    method = METHODS[self.method.value]
+    self.kept |= {k: w.value for k, w in self.knobs.items()} | dict(knobs)
     self.quiet = True
-    self.knobs = {name: _widget(name, before.get(name, default)) for name, default in method.knobs.items()}
+    self.knobs = {name: _widget(name, self.kept.get(name, default)) for name, default in method.knobs.items()}
     for w in self.knobs.values(): w.observe(self.update, "value")
     self.knob_box.children = tuple(self.knobs[k] for k in knobs_of(method.mask))
     self.quiet = False
@@ -572,7 +574,7 @@ def _arrange(self: Explorer):
 
 Explorer._other_method, Explorer._arrange = _other_method, _arrange
 
-# %% ../nbs/85_explore.ipynb #c60afa3f
+# %% ../nbs/85_explore.ipynb #16c0f92f
 def _choice(self: Explorer) -> Choice:
     "What the controls say. Raises ValueError while no file is chosen."
     merged = MIXES[METHODS[self.method.value].mix].background and self.background.value == "inter"
@@ -593,6 +595,7 @@ def _update(self: Explorer, change=None):
         if os.environ.get("MVNB_DEBUG"): raise
         self.quiet = False
         self._say(_sentence(e), bad=True)
+    if self.text.layout.display != "none": self._write() # a recipe that is shown is that of the choice
 
 def _say(self: Explorer, text: str, bad: bool = False):
     self.status.value = f'<div role="status" style="color:{"#b00020" if bad else "#777"};line-height:1.4">{html.escape(text)}</div>'

@@ -217,6 +217,17 @@ def test_every_control_changes_the_picture():
     assert e.knobs["beta"].value == 0.6  # kept over the change of mask
 
 
+def test_knobs_come_back_and_a_shown_recipe_follows():
+    e = explore.Explorer(CHOICE)
+    assert e.text.layout.display == "none"
+    e.button.click()
+    assert e.text.layout.display == "" and "beta=0.3" in e.text.value
+    e.method.value = "mac"
+    assert "mac_mask" in e.text.value and "'mac'" in e.text.value
+    e.method.value = "fame"
+    assert e.knobs["beta"].value == 0.3 and "fame_mask(clip, beta=0.3" in e.text.value
+
+
 def test_the_first_frame_stays_inside(film):
     e = explore.Explorer(CHOICE)
     e.start.value = 9
