@@ -173,7 +173,7 @@ def _str(self):
     if self.kind == "pretrain":
         what = ", ".join(f"{k} {self.params[k]}" for k in ("beta", "variant", "objective", "n", "k", "heads", "loss", "lambda_", "m", "source", "branch") if k in self.params)
         return f"pretrain {self.method}{' (' + what + ')' if what else ''} on {self.data.name} with {self.backbone}, seed {self.seed}"
-    start = str(self.parent).removeprefix("pretrain ") if self.parent else f"random weights, seed {self.seed}"
+    start = str(self.parent).removeprefix("pretrain ") if self.parent else f"{self.model.get('weights') or 'random'} weights, seed {self.seed}"
     return f"{self.kind} on {self.data.name} from {start}"
 
 Recipe.__str__ = _str
