@@ -127,12 +127,12 @@ class Api:
 
     def write(self):
         for name, module in self.modules.items(): self.site.write(f"api/{name}.md", self.page(name, module))
-        rows = [f"| [mvnb.{n}](#api-{n}) | {cell(prose(inspect.getdoc(m)))} | {self.names(n, m)} |" for n, m in self.modules.items()]
+        rows = [f"- **[mvnb.{n}](#api-{n})**: {cell(prose(inspect.getdoc(m)))}\\\n  {self.names(n, m)}" for n, m in self.modules.items()]
         self.site.write("api/index.md", "\n".join([
             "(api)=", "# API", "", "> Every public name of the library, with its parameters, shapes and units.", "",
             "Written from the source at build time. Each module is exported from a notebook of [the library](../library/index.md), "
             "and every entry links to the cell that defines it. Shapes: clips are `[C,T,H,W]`, batches `[B,C,T,H,W]`.", "",
-            "| module | what it is for | names |", "|---|---|---|", *rows, "", "```{toctree}", ":hidden:", "", *self.modules, "```", ""]))
+            *rows, "", "```{toctree}", ":hidden:", "", *self.modules, "```", ""]))
 
     def names(self, name, module):
         found = [n for n in module.__all__ if callable(getattr(module, n))]

@@ -185,7 +185,7 @@ def order(stem):
 
 def _module(nb) -> str:
     for cell in nb.cells:
-        if found := re.search(r"^#\|\s*default_exp\s+(\S+)", cell.source, re.M): return found[1]
+        if found := re.search(r"^#\|\s*default_exp\s+(\S+)", cell.source, re.M): return found[1].removesuffix(".__init__")
     return ""
 
 
