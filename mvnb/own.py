@@ -374,7 +374,7 @@ def _task(plan: Plan) -> nn.Module:
 
 def _train(plan: Plan, task: nn.Module, device, workers, progress, checkpoint_every): # train.Fit
     r = plan.recipe
-    dataset = ClipDataset(plan.used, **vars(r.clips), views=getattr(task, "views", 2), seed=r.seed)
+    dataset = ClipDataset(plan.used, **vars(r.clips), views=getattr(task, "views", 2), seed=r.seed, **getattr(task, "clip_options", {}))
     try: return fit(task, dataset, r.schedule, folder=plan.out, seed=r.seed, device=device, workers=0 if r.clips.cache else settings.workers(workers),
                     checkpoint_every=checkpoint_every, progress=progress, fingerprint=hashlib.sha256(recipes.canonical(plan.identity).encode()).hexdigest()[:16])
     except (TooManyBadFiles, NonFiniteLoss) as e: raise OwnError(str(e)) from e
