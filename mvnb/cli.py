@@ -183,6 +183,13 @@ def _clean(notebook):
         if cell_outputs: cell.outputs = outputs
     return notebook
 
+def _sweep(target: Path):
+    "Removes what executions of this page left behind that were killed."
+    for partial in target.parent.glob(f".{target.stem}.*.tmp.ipynb"):
+        try: os.kill(int(partial.name.split(".")[-3]), 0)
+        except (ValueError, ProcessLookupError): partial.unlink(missing_ok=True)
+        except PermissionError: pass
+
 def _execute(source: Path, target: Path, parameters: dict):
     "Runs a notebook through papermill. Raises Refused with the notebook's own error."
     import nbformat
@@ -191,6 +198,7 @@ def _execute(source: Path, target: Path, parameters: dict):
     from papermill.exceptions import PapermillExecutionError
     target.parent.mkdir(parents=True, exist_ok=True)
     partial, failed = target.with_name(f".{target.stem}.{os.getpid()}.tmp.ipynb"), target.with_suffix(".failed.ipynb")
+    _sweep(target)
     try:
         with _this_kernel(), _progress_shown():
             papermill.execute_notebook(str(source), str(partial), parameters, kernel_name="python3", progress_bar=False, cwd=str(source.parent))

@@ -194,9 +194,9 @@ CLASSES = {
 }
 NAMES = tuple(CLASSES)
 SPLITS = ("train", "test-biased", "test-unbiased")
-SIZES = {"puppets-u": (320, 96, 96), "puppets-h": (240, 80, 80), "puppets-k": (480, 96, 96), "puppets-d": (192, 72, 72)}
+SIZES = {"puppets-u": (320, 320, 320), "puppets-h": (240, 240, 240), "puppets-k": (480, 96, 96), "puppets-d": (192, 192, 192)}
 FRAMES, SIZE, FPS = 40, 96, 12.5
-VERSION = 1 # of the drawing: part of every folder's name
+VERSION = 2 # of the drawing and of the sizes: part of every folder's name
 
 # %% ../nbs/02_puppets.ipynb #b0da0b18
 def rest_pose(rng: np.random.Generator) -> dict: # joint -> angle in degrees
