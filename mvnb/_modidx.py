@@ -123,6 +123,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                           'mvnb.cli._progress_shown': ('cli.html#_progress_shown', 'mvnb/cli.py'),
                           'mvnb.cli._run': ('cli.html#_run', 'mvnb/cli.py'),
                           'mvnb.cli._runs_list': ('cli.html#_runs_list', 'mvnb/cli.py'),
+                          'mvnb.cli._sweep': ('cli.html#_sweep', 'mvnb/cli.py'),
                           'mvnb.cli._table': ('cli.html#_table', 'mvnb/cli.py'),
                           'mvnb.cli._this_kernel': ('cli.html#_this_kernel', 'mvnb/cli.py'),
                           'mvnb.cli._workers': ('cli.html#_workers', 'mvnb/cli.py'),

@@ -2,6 +2,7 @@
 import copy
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mvnb import clips, losses, masks, methods, mixing
+from mvnb import losses, masks, methods, mixing, models, protocols, recipes, runs
 from mvnb.augment import Photometric, to_float
-from mvnb.methods.mac import MAC
+from mvnb.methods.mac import AUGMENTATIONS, MAC
 
 quick = settings(max_examples=30, deadline=None)
 TINY = dict(backbone="r2plus1d_tiny", queue=24, seed=5, widths=(8, 8, 16))
@@ -383,6 +384,40 @@ def test_bad_batches_are_refused():
     with pytest.raises(ValueError, match="3 equal subclips"): MAC(objective="s", n=3, **TINY)(make_batch(views=1))
     with pytest.raises(ValueError, match="clip_options"): MAC(objective="s", source="box", **TINY)(make_batch(views=1))
     with pytest.raises(ValueError, match="needs 2 clips"): MAC(**TINY)(make_batch(views=1))
+
+
+# ---------------------------------------------------------------- the probe of three layers, and a run from end to end
+
+@pytest.mark.parametrize("layers, shapes", [(1, [(5, 12), (5,)]), (3, [(12, 12), (12,), (12, 12), (12,), (5, 12), (5,)])])
+def test_layers_of_a_probe(layers, shapes):
+    head = protocols.classifier_head(12, 5, layers)
+    assert [tuple(p.shape) for p in head.parameters()] == shapes
+    assert sum(isinstance(m, torch.nn.ReLU) for m in head.modules()) == layers - 1
+
+
+def test_cached_layers_learn_what_one_layer_cannot_and_keep_the_features_scale():
+    x = torch.randn(400, 8) * torch.logspace(-3, 2, 8) + 50
+    y = ((x[:, 0] > x[:, 0].median()) ^ (x[:, 7] > x[:, 7].median())).long()
+    head = protocols.classifier_head(8, 2, 3)
+    protocols._train_layers(head, x, y)
+    assert (head(x).argmax(1) == y).float().mean() > 0.9
+
+
+def test_recipes_of_mac_run_from_end_to_end(tmp_path, monkeypatch, puppets_root):
+    "Pretraining with drawn strides and true boxes, a fine-tuning on still clips, a probe of three layers."
+    monkeypatch.setenv("MVNB_PATHS_RUNS", str(tmp_path))
+    monkeypatch.setenv("MVNB_DATA_PUPPETS", str(puppets_root))
+    small = replace(recipes.profile("smoke"), scale=0.06)
+    run = dict(device="cpu", workers=0, progress=False)
+    pre = recipes.pretraining(small, "mac", "puppets-u", "r2plus1d", objective="sc", n=2, source="box")
+    pre = replace(pre, clips=replace(pre.clips, stride=(1, 2, 3, 4)), photometric=AUGMENTATIONS["jitter, gray"])
+    assert {"loss", "ss", "contrast", "guessed", "top1"} <= set(runs.ensure(pre, **run).metrics)
+    tune = recipes.finetuning(small, "puppets-u", pre)
+    still = replace(tune, clips=replace(tune.clips, still=2))
+    assert still.hash != tune.hash and recipes.from_json(still.json()) == still and "still" not in tune.json()
+    assert set(runs.ensure(still, **run).metrics) == {"biased", "unbiased"}
+    probe = runs.ensure(recipes.linear_probing(small, "puppets-u", pre, layers=3), **run)
+    assert set(models.read_weights(probe.folder / "head.safetensors")[0]) == {f"{i}.{p}" for i in (0, 2, 4) for p in ("weight", "bias")}
 
 
 # ---------------------------------------------------------------- with a GPU
