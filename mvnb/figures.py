@@ -43,7 +43,7 @@ class Definition:
     layer: str = "" # a layer with a finer map than the last one
 
 READERS = {"linear": recipes.linear_probing, "finetune": recipes.finetuning} # (profile, data, parent) -> Recipe
-FIGURES: dict = {} # (paper, number) -> Definition
+FIGURES = tables.Registry() # (paper, number) -> Definition
 
 def define(definition: Definition # a new figure
           ) -> Definition:

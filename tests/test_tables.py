@@ -38,7 +38,7 @@ def test_every_definition_is_whole(key):
     assert len(set(rows)) == len(rows) and len(set(columns)) == len(columns)
     assert {d.protocol, *(r.protocol for r in d.rows if r.protocol)} <= set(tables.PROTOCOLS) and d.figure in tables._FIGURES
     for part in d.parts.values(): assert set(part.rows or ()) <= {r.key for r in d.rows if r.method} and set(part.columns or ()) <= set(columns)
-    assert (ROOT / "nbs" / "tables" / f"{d.notebook}.ipynb").is_file() and d.notebook.startswith(f"{d.paper}_table{d.number}_")
+    assert (ROOT / "nbs" / "tables" / f"{d.notebook}.ipynb").is_file() and d.notebook.startswith(tables.stem_of(d.paper, d.number) + "_")
     assert len({(c.text, c.place) for c in d.claims}) == len(d.claims)  # by which the scoreboard finds them
     for claim in d.claims:
         assert {claim.column, claim.versus or claim.column} <= set(columns) and {*claim.better, *claim.worse} <= set(rows)
@@ -60,8 +60,7 @@ def test_published_files_say_row_column_unit_and_source(path):
     for line in lines:
         assert line["metric"] and (line["value"] or "dash" in line["metric"])
         if line["metric"] != "setting" and line["value"]: assert line["unit"] in ("%", "points") and 0 <= float(line["value"]) <= 100
-    paper, _, number = path.stem.partition("_table")
-    assert (paper, number) in tables.TABLES
+    assert path.stem in {tables.stem_of(*key) for key in tables.TABLES}
 
 
 def test_fame_table_3_is_as_printed():
