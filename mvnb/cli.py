@@ -119,7 +119,7 @@ def _runs_list(args) -> int:
     lines = runs.stored()
     for record in lines:
         recipe, meta = recipes.from_json(record["recipe"]), record["meta"]
-        tests = ", ".join(f"{k} {v['top1']:.1f}" for k, v in record["metrics"].items() if isinstance(v, dict) and "top1" in v)
+        tests = ", ".join(f"{k} {v.get('top1', v.get('R@1')):.1f}" for k, v in record["metrics"].items() if isinstance(v, dict) and ("top1" in v or "R@1" in v))
         print(f"{record['hash']}  {meta['finished'][:16]}  {meta['profile']:<5}  {meta['seconds']:7.0f} s  {recipe}" + (f": {tests}" if tests else ""))
     print(f"{len(lines)} runs in {settings.runs()}")
     return 0

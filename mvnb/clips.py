@@ -364,7 +364,7 @@ def _decode_all(index, short):
 # %% ../nbs/04_clips.ipynb #da3e1f38
 def _stamp(index, short):
     "Hash over the manifest and every file's size and time: a changed, added or removed file changes it."
-    digest = hashlib.sha256(f"{index.hash}/{short}/{Path(index.root).resolve()}".encode())
+    digest = hashlib.sha256(f"{index.hash}/{short}/{Path(index.root).resolve()}".encode("utf-8", "surrogateescape"))
     for i in range(len(index)):
         try: stat = os.stat(index.path(i)); digest.update(f"{stat.st_size},{stat.st_mtime_ns};".encode())
         except OSError: digest.update(b"-;")

@@ -410,10 +410,10 @@ def _write_hits(path: Path, query: Extracted, nearest: Tensor, first: Tensor):
     os.replace(partial, path)
 
 def _save_features(features: dict, path: Path):
-    from safetensors.torch import save_file
+    from safetensors.torch import save
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        save_file({k: v.contiguous() for k, v in features.items()}, partial)
+        partial.write_bytes(save({k: v.contiguous() for k, v in features.items()}))
         os.replace(partial, path)
     finally: partial.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 import math
 import os
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -326,7 +327,14 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     a = small()
     path = models.save_weights(a, tmp_path / "w.safetensors")
     old = path.read_bytes()
-    def half(tensors, target, meta): open(target, "wb").write(b"half"); raise OSError("disk full")
-    monkeypatch.setattr(models, "save_file", half)
+    def half(target, content): open(target, "wb").write(content[:99]); raise OSError("disk full")
+    monkeypatch.setattr(Path, "write_bytes", half)
     with pytest.raises(OSError, match="disk full"): models.save_weights(small(), path)
     assert path.read_bytes() == old and os.listdir(tmp_path) == ["w.safetensors"]
+
+
+def test_saved_weights_can_be_read_by_whom_the_umask_allows(tmp_path):
+    before = os.umask(0o022)
+    try: path = models.save_weights(small(), tmp_path / "w.safetensors")
+    finally: os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o644
