@@ -114,7 +114,7 @@ def _near(self, frames, t): # which rows belong to frame t
 
 Boxes.clip, Boxes._near = _clip, _near
 
-# %% ../nbs/22_boxes.ipynb #c4f76187
+# %% ../nbs/22_boxes.ipynb #958f5142
 class TrueBoxes(Boxes):
     "The puppets' own boxes."
     def __init__(self): super().__init__({}, "the puppets' ground truth")
@@ -137,9 +137,10 @@ def _truth(path): # frames with a box, and the boxes
     return seen, boxes[seen]
 
 def find_boxes(source: str | Path, # "truth" for the puppets' own, or a CSV
+               reach: int = 0, # see `Boxes`; of a CSV
               ) -> Boxes:
     "Boxes by the name that a recipe gives them. Raises BoxesError."
-    return TrueBoxes() if str(source) == "truth" else read_boxes(source)
+    return TrueBoxes() if str(source) == "truth" else read_boxes(source, reach)
 
 # %% ../nbs/22_boxes.ipynb #eb038c58
 def people_mask(boxes: Tensor, # float [B,T,P,4]: x0, y0, x1, y1 in pixels of the clip

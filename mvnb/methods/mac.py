@@ -19,7 +19,7 @@ from . import register
 from .moco import MoCo, enqueue, gather
 from ..mixing import alpha_blend
 
-# %% ../../nbs/42_mac.ipynb #ad925f3c
+# %% ../../nbs/42_mac.ipynb #73e65ce0
 OBJECTIVES, LOSSES, SOURCES = ("s", "c", "sc"), ("ce", "mse", "mse-n"), ("motion", "box")
 
 @register("mac")
@@ -39,6 +39,7 @@ class MAC(MoCo):
                  m: float = 0.5, # memory of the mask, in [0, 1]
                  source: str = "motion", # mask from "motion", or "box": people's boxes
                  boxes: str = "truth", # for "box": a CSV, see `mvnb.boxes.read_boxes`; "truth": the puppets' own
+                 reach: int = 0, # frames without boxes take those of a frame at most so far away
                  same_time: bool = True, # both views show the same frames
                  **moco # of `MoCo`: dim, queue, momentum, temperature, head, symmetric, seed, photometric, ...
                 ):
@@ -48,7 +49,7 @@ class MAC(MoCo):
         if min(ss_weight, c_weight) < 0: raise ValueError(f"weights of losses are 0 or more, got ss_weight={ss_weight}, c_weight={c_weight}")
         super().__init__(backbone, **moco)
         self.objective, self.n, self.k, self.heads, self.loss, self.weights = objective, n, k, heads, loss, (ss_weight, c_weight)
-        self.lambda_, self.m, self.source, self.boxes, self.same_time = lambda_, m, source, boxes, same_time
+        self.lambda_, self.m, self.source, self.boxes, self.reach, self.same_time = lambda_, m, source, boxes, reach, same_time
         self._fit_parts()
 
     @property
@@ -59,7 +60,7 @@ class MAC(MoCo):
     @property
     def clip_options(self) -> dict: # of `mvnb.clips.ClipDataset`
         "What batches must hold besides clips."
-        return (dict(same_time=True) if self.contrasts and self.same_time else {}) | (dict(boxes=find_boxes(self.boxes)) if self.source == "box" else {})
+        return (dict(same_time=True) if self.contrasts and self.same_time else {}) | (dict(boxes=find_boxes(self.boxes, self.reach)) if self.source == "box" else {})
 
 # %% ../../nbs/42_mac.ipynb #fa343fa9
 def _fit_parts(self: MAC):
