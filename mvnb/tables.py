@@ -56,6 +56,12 @@ class Row:
     pretrain: Column | None = None # data of the pretraining; None: the table's
     protocol: str = "" # a key of PROTOCOLS; empty: the table's
     extra: bool = False # ours, not in the paper's table
+    photometric: Options | None = None # augmentation of the pretraining; None: the profile's
+    frames: int = 1 # clips of so many times the profile's frames, in pretraining and test
+
+    def sized(self, sizes: recipes.Profile) -> recipes.Profile: # a profile as this row changes it
+        longer = {k: replace(c, length=self.frames * c.length) for k in ("pretrain_clips", "finetune_clips") for c in [getattr(sizes, k)]}
+        return replace(sizes, **longer, photometric=sizes.photometric if self.photometric is None else self.photometric)
 
 # %% ../nbs/82_tables.ipynb #8d009e4b
 @dataclass(frozen=True)
@@ -162,7 +168,7 @@ def define(definition: Definition # a new table; rows of other works are added f
 # %% ../nbs/82_tables.ipynb #27de2b02
 _UCF, _HMDB = Column("UCF101", "ucf101", "puppets-u"), Column("HMDB51", "hmdb51", "puppets-h")
 _KINETICS = Column("Kinetics-400", "kinetics400", "puppets-k")
-_NAMES = {c.data: c.key for c in (_UCF, _HMDB, _KINETICS)}
+_NAMES = {c.data: c.key for c in (_UCF, _HMDB, _KINETICS)} | {"minikinetics200": "Mini-Kinetics-200", "diving48": "Diving48"}
 _FAME = Options(beta=0.5) # the paper's default
 
 def _fame3_claims():
@@ -470,8 +476,9 @@ class Table:
         cells = {}
         for seed in seeds:
             for row, column in ((r, c) for r in d.rows for c in d.columns if r.key in src.pretrain and src.columns[c.key]):
-                pre = recipes.pretraining(sizes, row.method, src.pretrain[row.key], row.family or d.family, seed, **row.params | column.params)
-                cells[row.key, column.key, seed] = PROTOCOLS[row.protocol or d.protocol](sizes, src.columns[column.key], pre)
+                mine = row.sized(sizes)
+                pre = recipes.pretraining(mine, row.method, src.pretrain[row.key], row.family or d.family, seed, **row.params | column.params)
+                cells[row.key, column.key, seed] = PROTOCOLS[row.protocol or d.protocol](mine, src.columns[column.key], pre)
         return Plan(d, profile, seeds, data or "", src, cells, device)
 
     def __repr__(self): return f"{self.definition.paper.upper()} table {self.definition.number}: {self.definition.title}\n{markdown(self.published)}"
