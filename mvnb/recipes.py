@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'KINDS', 'LATER', 'PAPER', 'DEMO', 'SMOKE', 'PROFILES', 'Data', 'Clips', 'Options', 'Recipe', 'canonical',
-           'from_json', 'chain', 'Profile', 'profile', 'training_data', 'pretraining', 'tests_of', 'finetuning',
-           'linear_probing', 'retrieving']
+           'from_json', 'chain', 'Profile', 'profile', 'training_data', 'longer', 'pretraining', 'tests_of',
+           'finetuning', 'linear_probing', 'retrieving']
 
 # %% ../nbs/80_recipes.ipynb #c34d32ce
 import hashlib
@@ -202,10 +202,16 @@ class Profile:
     sizes: Mapping = Options() # family -> side of its clips, where it is not that of the clips above
     heads: Mapping = Options() # family -> projection head, where it is not that of `method`
     queues: Mapping = Options() # data set of the pretraining -> queue, where it is not that of `method`
+    schedules: Mapping = field(default_factory=dict) # data set of the pretraining -> its Schedule, where it is not `pretrain`
+    methods: Mapping = field(default_factory=dict) # method -> fields of this profile that are others in its pretraining
+    long: Options = Options() # fields of both kinds of clips that are others in rows of long clips
+    weights: str | None = None # weights of supervised rows, a name for `mvnb.models.build`; None: trained here, with labels
 
 # %% ../nbs/80_recipes.ipynb #29a19ac1
 _CONTRAST = dict(dim=128, momentum=0.999, temperature=0.1, symmetric=True) # MoCo v2, the same at every size
-_TINY = {"i3d": "i3d_tiny", "r2plus1d": "r2plus1d_tiny", "r3d": "r3d_tiny"}
+_TINY = {"i3d": "i3d_tiny", "r2plus1d": "r2plus1d_tiny", "r2plus1d10": "r2plus1d_tiny", "r3d": "r3d_tiny"}
+
+_STEPPED = dict(lr=0.01, momentum=0.9, weight_decay=1e-4, schedule="step")
 
 PAPER = {"fame": Profile(
     "paper", "GPUs: the paper's data, backbone and schedule",
@@ -217,6 +223,18 @@ PAPER = {"fame": Profile(
     linear=Schedule(epochs=100, batch_size=128, lr=10.0, momentum=0.9, weight_decay=0.0, schedule="step", milestones=(60, 80)),
     probing=Options(normalize=True), sizes=Options(r2plus1d=112), heads=Options(r2plus1d="mlp"), queues=Options(kinetics400=65536))}
 
+# %% ../nbs/80_recipes.ipynb #29a19ac3
+PAPER["mac"] = Profile(
+    "paper", "GPUs: the paper's data, backbone and schedule",
+    backbones={"i3d": "i3d", "r2plus1d": "r2plus1d_18", "r2plus1d10": "r2plus1d_10", "r3d": "r3d_18"},
+    pretrain_clips=Clips(16, (1, 2, 3, 4), 112), finetune_clips=Clips(16, 2, 112), long=Options(length=64),
+    pretrain=Schedule(epochs=300, batch_size=16, milestones=(100, 200), **_STEPPED),
+    schedules={"kinetics400": Schedule(epochs=80, batch_size=16, milestones=(30, 60), **_STEPPED)},
+    finetune=Schedule(epochs=150, batch_size=16, milestones=(60, 120), **_STEPPED),
+    linear=Schedule(epochs=150, batch_size=16, milestones=(60, 120), **_STEPPED), probing=Options(layers=3),
+    method=Options(_CONTRAST, queue=2048, head="mlp", symmetric=False), finetuning=Options(), test_views=10, queues=Options(kinetics400=65536),
+    photometric=Options(gray=0.2, jitter=(0.4, 0.4, 0.4, 0.1), p_jitter=0.8, blur=0.0, flip=0.5), weights="kinetics400")
+
 # %% ../nbs/80_recipes.ipynb #3d9621b0
 DEMO = Profile(
     "demo", "a laptop: real learning on small data",
@@ -225,7 +243,7 @@ DEMO = Profile(
     pretrain=Schedule(epochs=1000, batch_size=64, optimizer="adamw", lr=0.003, weight_decay=0.01, schedule="cosine", max_steps=1000),
     finetune=Schedule(epochs=100, batch_size=32, lr=0.003, schedule="cosine", max_steps=60),
     method=Options(_CONTRAST, momentum=0.99, queue=128, symmetric=False, head="linear"), finetuning=Options(dropout=0.2), test_views=2,
-    photometric=Options(gray=1.0, p_jitter=0.0, blur=0.0, flip=0.5))
+    photometric=Options(gray=1.0, p_jitter=0.0, blur=0.0, flip=0.5), long=Options(length=16, stride=2))
 
 SMOKE = Profile(
     "smoke", "CI: the plumbing of every table, a few steps",
@@ -233,7 +251,7 @@ SMOKE = Profile(
     pretrain_clips=Clips(4, 3, 32, scale=(0.4, 1.0), cache="memory"), finetune_clips=Clips(4, 3, 32, scale=(0.4, 1.0), cache="memory"),
     pretrain=Schedule(epochs=4, batch_size=8, lr=0.01, schedule="cosine", max_steps=3),
     finetune=Schedule(epochs=4, batch_size=8, lr=0.01, schedule="cosine", max_steps=3),
-    method=Options(_CONTRAST, queue=64, head="linear"), finetuning=Options(dropout=0.2), test_views=1)
+    method=Options(_CONTRAST, queue=64, head="linear"), finetuning=Options(dropout=0.2), test_views=1, long=Options(length=8))
 
 # %% ../nbs/80_recipes.ipynb #494c1a07
 PROFILES = ("smoke", "demo", "paper")
@@ -263,6 +281,11 @@ def _clips(profile: Profile, clips: Clips, data: Data, family: str) -> Clips:
     clips = replace(clips, size=profile.sizes.get(family, clips.size))
     return clips if data.made else replace(clips, cache=None)
 
+def longer(profile: Profile, # sizes
+          ) -> Profile: # the same with its long clips
+    "A profile for rows that see more frames at once."
+    return replace(profile, **{part: replace(getattr(profile, part), **profile.long) for part in ("pretrain_clips", "finetune_clips")})
+
 def pretraining(profile: Profile, # sizes
                 method: str, # a name of `mvnb.methods.build`
                 data: str, # data set
@@ -271,10 +294,11 @@ def pretraining(profile: Profile, # sizes
                 **params, # of the method, over the profile's
                ) -> Recipe:
     "The recipe of a pretraining."
+    profile = replace(profile, **profile.methods.get(method, {}))
     videos, sized = training_data(profile, data), {}
     if data in profile.queues: sized["queue"] = profile.queues[data]
     if family in profile.heads: sized["head"] = profile.heads[family]
-    return Recipe("pretrain", videos, profile.backbones[family], _clips(profile, profile.pretrain_clips, videos, family), profile.pretrain,
+    return Recipe("pretrain", videos, profile.backbones[family], _clips(profile, profile.pretrain_clips, videos, family), profile.schedules.get(data, profile.pretrain),
                   method=method, params=profile.method | sized | params, photometric=profile.photometric, seed=seed, profile=profile.name)
 
 # %% ../nbs/80_recipes.ipynb #13aba040
