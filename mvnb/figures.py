@@ -152,12 +152,14 @@ class Figure:
             ) -> Plan:
         "The runs that a figure needs. Raises ValueError for a choice that cannot be."
         d, seeds = self.definition, tables.seeds_of(seeds)
-        sizes, source = recipes.profile(profile, d.paper), _source(d, profile, data)
+        recipes.profile(profile, d.paper) # says which there are
+        source = _source(d, profile, data)
         cells = {}
         for seed in seeds:
             for row in d.rows:
-                pre = recipes.pretraining(sizes, row.method, source.name, d.family, seed, **row.params)
-                for protocol in d.protocols: cells[protocol, row.key, seed] = READERS[protocol](sizes, source.name, pre)
+                pretrain = source.name if row.pretrain is None else row.pretrain.data if source.real else row.pretrain.stand_in
+                for protocol in d.protocols:
+                    cells[protocol, row.key, seed] = tables.evaluation(tables.profile_of(profile, d.paper, row), row, READERS[protocol], pretrain, source.name, row.family or d.family, seed)
         return Plan(d, profile, seeds, data or "", source, cells, device)
 
     def run(self,

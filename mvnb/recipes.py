@@ -204,7 +204,7 @@ class Profile:
     queues: Mapping = Options() # data set of the pretraining -> queue, where it is not that of `method`
     schedules: Mapping = field(default_factory=dict) # data set of the pretraining -> its Schedule, where it is not `pretrain`
     methods: Mapping = field(default_factory=dict) # method -> fields of this profile that are others in its pretraining
-    long: Options = Options() # fields of both kinds of clips that are others in rows of long clips
+    long: Options = Options() # what `longer` changes in clips, where the videos are too short for more
     weights: str | None = None # weights of supervised rows, a name for `mvnb.models.build`; None: trained here, with labels
 
 # %% ../nbs/80_recipes.ipynb #29a19ac1
@@ -227,7 +227,7 @@ PAPER = {"fame": Profile(
 PAPER["mac"] = Profile(
     "paper", "GPUs: the paper's data, backbone and schedule",
     backbones={"i3d": "i3d", "r2plus1d": "r2plus1d_18", "r2plus1d10": "r2plus1d_10", "r3d": "r3d_18"},
-    pretrain_clips=Clips(16, (1, 2, 3, 4), 112), finetune_clips=Clips(16, 2, 112), long=Options(length=64),
+    pretrain_clips=Clips(16, (1, 2, 3, 4), 112), finetune_clips=Clips(16, 2, 112),
     pretrain=Schedule(epochs=300, batch_size=16, milestones=(100, 200), **_STEPPED),
     schedules={"kinetics400": Schedule(epochs=80, batch_size=16, milestones=(30, 60), **_STEPPED)},
     finetune=Schedule(epochs=150, batch_size=16, milestones=(60, 120), **_STEPPED),
@@ -282,9 +282,11 @@ def _clips(profile: Profile, clips: Clips, data: Data, family: str) -> Clips:
     return clips if data.made else replace(clips, cache=None)
 
 def longer(profile: Profile, # sizes
-          ) -> Profile: # the same with its long clips
-    "A profile for rows that see more frames at once."
-    return replace(profile, **{part: replace(getattr(profile, part), **profile.long) for part in ("pretrain_clips", "finetune_clips")})
+           times: int = 4, # as many frames, 1 or more
+          ) -> Profile: # the same with longer clips
+    "A profile for rows that see more frames at once; a small one goes as far as its videos do."
+    if times == 1: return profile
+    return replace(profile, **{part: replace(c, **profile.long or dict(length=times * c.length)) for part in ("pretrain_clips", "finetune_clips") for c in [getattr(profile, part)]})
 
 def pretraining(profile: Profile, # sizes
                 method: str, # a name of `mvnb.methods.build`
