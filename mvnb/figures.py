@@ -68,8 +68,10 @@ class Source:
     @property
     def real(self) -> bool: return not self.name.startswith("puppets")
 
-def _source(d: Definition, profile: str, data: str | None) -> Source:
-    "What a figure is drawn from. Raises ValueError."
+def _source(d: Definition, profile: str, # smoke, demo or paper
+            data: str | None, # as asked
+           ) -> Source:
+    "What a figure is drawn from; a figure of another kind may override it. Raises ValueError."
     text, known = (data or ("real" if profile == "paper" else "puppets")).strip().lower(), dict(d.data)
     if text == "puppets":
         if profile == "paper": raise ValueError("the paper profile is the paper's data, backbone and schedule: use data=\"\" with it, or profile demo with puppets")
@@ -81,6 +83,8 @@ def _source(d: Definition, profile: str, data: str | None) -> Source:
         if text != "real": raise ValueError(f"data={data!r}: {e}") from None
         return Source(names[0], f"it needs {names[0]}: {e}")
     return Source(names[0])
+
+Definition.source = _source
 
 # %% ../nbs/83_figures.ipynb #7744b00d
 @dataclass
@@ -120,9 +124,13 @@ class Plan:
         return self.definition.notebook + (f"_{self.sources.name}" if self.real and self.profile != "paper" else "")
 
 # %% ../nbs/83_figures.ipynb #4b858175
+def _length(schedule) -> str: # of a training, in words
+    if schedule is None: return "—"
+    return f"{schedule.epochs} epochs" if schedule.max_steps is None else f"{schedule.max_steps} steps"
+
 def _frame(self) -> pd.DataFrame:
     "One line per run."
-    return pd.DataFrame([{"run": str(r), "backbone": r.backbone, "clips": str(r.clips), "state": self.states[r.hash],
+    return pd.DataFrame([{"run": str(r), "training": _length(r.schedule), "backbone": r.backbone, "clips": str(r.clips), "state": self.states[r.hash],
                           "to do, about": "—" if self.states[r.hash] == "stored" else tables.duration(self.costs[r.hash])} for r in self.runs])
 
 def _lines(self) -> list[str]:
@@ -140,6 +148,19 @@ Plan._repr_html_ = lambda self: (self.frame.to_html(index=False, border=0) if se
 # %% ../nbs/83_figures.ipynb #49b8b1e0
 DRAWN: dict = {} # name -> outcome class(plan, results, device, workers, progress)
 
+def _cells(d: Definition, profile: str, # smoke, demo or paper
+           source: Source, seeds: tuple) -> dict: # (protocol, row key, seed) -> Recipe
+    "The evaluations that a figure needs; a figure of another kind may override it."
+    cells = {}
+    for seed in seeds:
+        for row in d.rows:
+            pretrain = source.name if row.pretrain is None else row.pretrain.data if source.real else row.pretrain.stand_in
+            for protocol in d.protocols:
+                cells[protocol, row.key, seed] = tables.evaluation(tables.profile_of(profile, d.paper, row), row, READERS[protocol], pretrain, source.name, row.family or d.family, seed)
+    return cells
+
+Definition.cells = _cells
+
 class Figure:
     "A paper's figure: `.plan(profile)`, `.run(profile)`."
     def __init__(self, definition: Definition): self.definition = definition
@@ -153,14 +174,8 @@ class Figure:
         "The runs that a figure needs. Raises ValueError for a choice that cannot be."
         d, seeds = self.definition, tables.seeds_of(seeds)
         recipes.profile(profile, d.paper) # says which there are
-        source = _source(d, profile, data)
-        cells = {}
-        for seed in seeds:
-            for row in d.rows:
-                pretrain = source.name if row.pretrain is None else row.pretrain.data if source.real else row.pretrain.stand_in
-                for protocol in d.protocols:
-                    cells[protocol, row.key, seed] = tables.evaluation(tables.profile_of(profile, d.paper, row), row, READERS[protocol], pretrain, source.name, row.family or d.family, seed)
-        return Plan(d, profile, seeds, data or "", source, cells, device)
+        source = d.source(profile, data)
+        return Plan(d, profile, seeds, data or "", source, d.cells(profile, source, seeds), device)
 
     def run(self,
             profile: str | Plan = "demo", # or a plan that was made before
