@@ -238,7 +238,7 @@ PAPER["mac"] = Profile(
 # %% ../nbs/80_recipes.ipynb #3d9621b0
 DEMO = Profile(
     "demo", "a laptop: real learning on small data",
-    backbones=_TINY, scale=1.0, train_per_class=40, test_per_class=10,
+    backbones=_TINY, scale=1.0, train_per_class=10, test_per_class=5,
     pretrain_clips=Clips(8, 3, 32, scale=(0.4, 1.0), cache="disk"), finetune_clips=Clips(8, 3, 32, scale=(0.4, 1.0), cache="disk"),
     pretrain=Schedule(epochs=1000, batch_size=64, optimizer="adamw", lr=0.003, weight_decay=0.01, schedule="cosine", max_steps=1000),
     finetune=Schedule(epochs=100, batch_size=32, lr=0.003, schedule="cosine", max_steps=60),
@@ -279,7 +279,7 @@ def training_data(profile: Profile, # sizes
 
 def _clips(profile: Profile, clips: Clips, data: Data, family: str) -> Clips:
     clips = replace(clips, size=profile.sizes.get(family, clips.size))
-    return clips if data.made else replace(clips, cache=None)
+    return clips if data.made or clips.cache == "disk" and data.per_class else replace(clips, cache=None) # few real videos are decoded once, too
 
 def longer(profile: Profile, # sizes
            times: int = 4, # as many frames, 1 or more
