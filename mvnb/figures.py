@@ -78,7 +78,10 @@ def _source(d: Definition, profile: str, # smoke, demo or paper
         return Source(d.data[0][1])
     names = [d.data[0][0]] if text == "real" else [n for n in (n.strip() for n in text.split(",")) if n in known]
     if not names: raise ValueError(f"data {data!r} is not what figure {d.number} of {d.paper} is drawn from{tables._nearest(text, [*known, 'puppets'])}: use puppets, or one of {', '.join(known)}")
-    try: recipes.Data(names[0]).load()
+    try:
+        recipes.Data(names[0]).load()
+        for row in d.rows:
+            if row.pretrain and (why := tables.start_trouble(row, profile, d.paper, row.pretrain.data, row.family or d.family)): raise ValueError(why)
     except (OSError, ValueError) as e:
         if text != "real": raise ValueError(f"data={data!r}: {e}") from None
         return Source(names[0], f"it needs {names[0]}: {e}")
@@ -448,6 +451,7 @@ _INSIDE = {"actor": "the actor", "fame": "FAME's mask"}
 
 class Maps(Drawing):
     "Activation maps of the rows of a figure, and the shares of them that lie on the foreground."
+    own, mask = "fame", staticmethod(masks.fame_mask) # the method's mask: its name, and bool [B,H,W] or [B,T,H,W] of clips
     def __init__(self, plan: Plan, results: dict, device: str = "cpu", workers: int = 0, progress: bool = True, examples: int = 6):
         self.plan, self.results, self.device = plan, results, device
         self.models = {cell: classifier_of(r, device) for cell, r in results.items()}
@@ -461,13 +465,13 @@ class Maps(Drawing):
 def _clip_shares(self, clip, truth, keep):
     "(key, shares [B]) of one clip per video, and the maps of some of them."
     x, pictures = normalize(clip), {}
-    inside = {"fame": masks.fame_mask(clip)} | ({} if truth is None else {"actor": truth})
+    inside = {self.own: self.mask(clip)} | ({} if truth is None else {"actor": truth})
     found = {(k,): m.float().flatten(1).mean(1) for k, m in inside.items()}
     for cell, model in self.models.items():
         for name, m in look(model, x, self.plan.definition.layer).items():
             for k, mask in inside.items(): found[(*cell, name, k)] = explain.activation_share(m, mask).share
             if cell[2] == self.plan.seeds[0]: pictures[(*cell[:2], name)] = m[keep].cpu()
-    return found, pictures | {"clip": clip[keep].cpu(), "mask": inside["fame"][keep].cpu(), "truth": truth[keep].cpu() if truth is not None else None}
+    return found, pictures | {"clip": clip[keep].cpu(), "mask": inside[self.own][keep].cpu(), "truth": truth[keep].cpu() if truth is not None else None}
 
 def _measure_maps(self, test, dataset, workers, examples, progress):
     "Shares of all videos of a test set; an unreadable one has none."
@@ -495,6 +499,7 @@ def _of(self, protocol, row, kind, test, inside) -> np.ndarray: # [seeds,videos]
 def _tests(self) -> list: return list(dict.fromkeys(t for t, _ in self.areas))
 def _insides(self) -> list: return [k for k in _INSIDE if any(k == i for _, i in self.areas)]
 
+Maps.also = lambda self, mask, clip, middle: {} # more pictures of a row
 Maps.of, Maps.tests, Maps.insides = _of, property(_tests), property(_insides)
 _READ = {"linear": "linear classifier", "finetune": "fine-tuned"}
 
@@ -536,7 +541,7 @@ def _maps_provenance(self) -> list[str]:
     lost = sum(int(np.isnan(x).sum()) for x in self.shares.values())
     accuracy = "; ".join(f"{r.label}, {_READ[p]}: " + ", ".join(f"{t} {np.mean([self.results[p, r.key, s].metrics[t]['top1'] for s in plan.seeds]):.1f} %" for t in self.tests)
                          for p in plan.definition.protocols for r in plan.definition.rows)
-    sizes = ", ".join(f"{t} {len(self.areas[t, 'fame'])} videos" for t in self.tests)
+    sizes = ", ".join(f"{t} {len(self.areas[t, self.own])} videos" for t in self.tests)
     grid = models.describe(one.backbone, one.clips.length, one.clips.size, **one.model)["map"]
     return [f"{plan.profile} profile, {one.backbone}, {one.clips}, {one.test_views} clips per video, {tables._seed_text(plan.seeds)}; {plan.sources.name}: {sizes}; "
             f"commit {tables._distinct(r.meta['commit'] for r in some)}; device {tables._distinct(r.meta['device'] for r in some)}. The last map has {'×'.join(map(str, grid))} positions.",
@@ -557,7 +562,7 @@ def _maps_figure(self, test: str | None = None, protocol: str = "linear"):
         for k, name in enumerate(part["names"]):
             clip, middle = part["clip"][k], part["clip"].shape[2] // 2
             inside = part["mask"][k] if part["truth"] is None else part["truth"][k]
-            rows[name], outline[name] = {"clip": clip[:, middle]}, inside if inside.ndim == 2 else inside[middle]
+            rows[name], outline[name] = {"clip": clip[:, middle]} | self.also(part["mask"][k], clip, middle), inside if inside.ndim == 2 else inside[middle]
             for kind in MAPS:
                 for row in self.plan.definition.rows:
                     m, title = part[protocol, row.key, kind][k], f"{row.label}\n{MAPS[kind]}"

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['DATA', 'PROTOCOLS', 'TABLES', 'PARAMETERS', 'Column', 'Row', 'Claim', 'Registry', 'Part', 'Definition', 'stem_of',
-           'define', 'published', 'published_settings', 'seeds_of', 'Sources', 'sources', 'Plan', 'duration',
-           'markdown', 'profile_of', 'evaluation', 'weights_of', 'Table', 'table', 'Outcome', 'Verdict', 'judge',
-           'Verdicts', 'scoreboard', 'ParameterError', 'Page']
+           'define', 'published', 'published_settings', 'seeds_of', 'start_trouble', 'Sources', 'sources', 'Plan',
+           'duration', 'markdown', 'profile_of', 'evaluation', 'weights_of', 'Table', 'table', 'Outcome', 'Verdict',
+           'judge', 'Verdicts', 'scoreboard', 'ParameterError', 'Page']
 
 # %% ../nbs/82_tables.ipynb #5ceeae24
 import ast
@@ -154,8 +154,8 @@ def stem_of(paper: str, number: str, what: str = "table") -> str: # such as "fam
     return f"{paper}_s_{what}{number[1:]}" if number.startswith("s") else f"{paper}_{what}{number}"
 
 @functools.cache
-def _lines(paper: str, number: str) -> list: # of dict: row, column, value, unit, metric, cites
-    path = resources.files("mvnb") / "published" / f"{stem_of(paper, number)}.csv"
+def _lines(paper: str, number: str, what: str = "table") -> list: # of dict: row, column, value, unit, metric, cites
+    path = resources.files("mvnb") / "published" / f"{stem_of(paper, number, what)}.csv"
     return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
 
 def _in_order(d: Definition) -> tuple:
@@ -324,12 +324,12 @@ def _asked(d: Definition, text: str) -> list[str]:
                                                f"use puppets, or some of {', '.join(known)} (with commas between)")
     return names
 
-def _start_trouble(d: Definition, row: Row, profile: str) -> str:
-    "Why a row cannot start here, or nothing."
+def start_trouble(row: Row, profile: str, paper: str, data: str, family: str) -> str:
+    "Why a row cannot start here from that data set, or nothing."
     if row.method == "random": return ""
-    sizes = recipes.profile(profile, row.paper or d.paper)
-    if not weights_of(row, sizes): return _trouble(d.origin(row).data)
-    try: models.supervised_weights(sizes.backbones[row.family or d.family])
+    sizes = recipes.profile(profile, row.paper or paper)
+    if not weights_of(row, sizes): return _trouble(data)
+    try: models.supervised_weights(sizes.backbones[family])
     except models.WeightsError as e: return str(e)
     return ""
 
@@ -366,7 +366,7 @@ def _real(d: Definition, profile: str, text: str, rows: list, columns: list, why
     "The same on real data."
     named = text not in ("", "real")
     names = _asked(d, text) if named else [c.data for c in columns]
-    trouble, starts = {n: _trouble(n) for n in names}, {r.key: _start_trouble(d, r, profile) for r in rows}
+    trouble, starts = {n: _trouble(n) for n in names}, {r.key: start_trouble(r, profile, d.paper, d.origin(r).data, r.family or d.family) for r in rows}
     lost = [r for r in rows if starts[r.key]]
     blocked = ""
     if len(lost) == len(rows): blocked = f"the pretraining needs {d.origin(rows[0]).data}: {starts[rows[0].key]}"
