@@ -238,7 +238,7 @@ PAPER["mac"] = Profile(
 # %% ../nbs/80_recipes.ipynb #3d9621b0
 DEMO = Profile(
     "demo", "a laptop: real learning on small data",
-    backbones=_TINY, scale=1.0, train_per_class=10, test_per_class=5,
+    backbones=_TINY, scale=1.0, train_per_class=20, test_per_class=5,
     pretrain_clips=Clips(8, 3, 32, scale=(0.4, 1.0), cache="disk"), finetune_clips=Clips(8, 3, 32, scale=(0.4, 1.0), cache="disk"),
     pretrain=Schedule(epochs=1000, batch_size=64, optimizer="adamw", lr=0.003, weight_decay=0.01, schedule="cosine", max_steps=1000),
     finetune=Schedule(epochs=100, batch_size=32, lr=0.003, schedule="cosine", max_steps=60),
