@@ -1000,6 +1000,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'mvnb.tables._trouble': ('tables.html#_trouble', 'mvnb/tables.py'),
                              'mvnb.tables._verdict': ('tables.html#_verdict', 'mvnb/tables.py'),
                              'mvnb.tables._wide': ('tables.html#_wide', 'mvnb/tables.py'),
+                             'mvnb.tables.called': ('tables.html#called', 'mvnb/tables.py'),
                              'mvnb.tables.define': ('tables.html#define', 'mvnb/tables.py'),
                              'mvnb.tables.duration': ('tables.html#duration', 'mvnb/tables.py'),
                              'mvnb.tables.evaluation': ('tables.html#evaluation', 'mvnb/tables.py'),

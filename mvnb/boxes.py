@@ -116,19 +116,26 @@ Boxes.clip, Boxes._near = _clip, _near
 
 # %% ../nbs/22_boxes.ipynb #958f5142
 class TrueBoxes(Boxes):
-    "The puppets' own boxes."
-    def __init__(self): super().__init__({}, "the puppets' ground truth")
+    "The boxes that belong to a data set: the puppets' own, or those of the CSV that settings name under [data] <name>_boxes."
+    def __init__(self, reach: int = 0): # of a CSV, see `Boxes`
+        super().__init__({}, "the puppets' ground truth")
+        self.given, self.given_reach = None, reach
 
     @property
-    def hash(self) -> str: return "ground-truth" # of a set that its own manifest describes
+    def hash(self) -> str: return "ground-truth" if self.given is None else self.given.hash # the puppets' manifest describes theirs
 
     def of(self, index, position: int) -> tuple: # as `Boxes.of`
-        return _truth(str(index.path(position)))
+        return _truth(str(index.path(position))) if self.given is None else self.given.of(index, position)
 
     def check(self, index):
-        "Raises BoxesError for videos that are no puppets."
-        if not index.path(0).with_suffix(".npz").is_file():
-            raise BoxesError(f"{index.path(0)} has no ground truth beside it, only puppets have: name a CSV of boxes instead, which `mvnb.boxes.detect` makes")
+        "Raises BoxesError for videos that are no puppets and whose data set has no CSV."
+        if index.path(0).with_suffix(".npz").is_file(): return
+        path = settings.folder("data", f"{index.name}_boxes")
+        if path is None:
+            raise BoxesError(f"{index.path(0)} has no ground truth beside it, only puppets have: name a CSV of boxes instead, which `mvnb.boxes.detect` makes, "
+                             f"or set {index.name}_boxes = FILE under [data] in settings.local.ini")
+        self.given, self.reach = read_boxes(path, self.given_reach), self.given_reach
+        self.given.check(index)
 
 @functools.lru_cache(maxsize=4096)
 def _truth(path): # frames with a box, and the boxes
@@ -136,11 +143,11 @@ def _truth(path): # frames with a box, and the boxes
     seen = np.flatnonzero(boxes[:, 2] > boxes[:, 0])
     return seen, boxes[seen]
 
-def find_boxes(source: str | Path, # "truth" for the puppets' own, or a CSV
+def find_boxes(source: str | Path, # "truth" for those that belong to the data set (see `TrueBoxes`), or a CSV
                reach: int = 0, # see `Boxes`; of a CSV
               ) -> Boxes:
     "Boxes by the name that a recipe gives them. Raises BoxesError."
-    return TrueBoxes() if str(source) == "truth" else read_boxes(source, reach)
+    return TrueBoxes(reach) if str(source) == "truth" else read_boxes(source, reach)
 
 # %% ../nbs/22_boxes.ipynb #eb038c58
 def people_mask(boxes: Tensor, # float [B,T,P,4]: x0, y0, x1, y1 in pixels of the clip

@@ -129,7 +129,8 @@ class Plan:
 # %% ../nbs/83_figures.ipynb #4b858175
 def _length(schedule) -> str: # of a training, in words
     if schedule is None: return "—"
-    return f"{schedule.epochs} epochs" if schedule.max_steps is None else f"{schedule.max_steps} steps"
+    n, what = (schedule.epochs, "epoch") if schedule.max_steps is None else (schedule.max_steps, "step")
+    return f"{n} {what}{'s' if n > 1 else ''}"
 
 def _frame(self) -> pd.DataFrame:
     "One line per run."
@@ -138,7 +139,8 @@ def _frame(self) -> pd.DataFrame:
 
 def _lines(self) -> list[str]:
     d, todo = self.definition, self.todo
-    name = f"{d.paper.upper()} figure{'s' if d.also else ''} {' and '.join((d.number, *d.also))}, {self.profile} profile, {self.sources.name}"
+    named = f"figures {' and '.join((d.number, *d.also))}" if d.also else tables.called(d.number, "figure")
+    name = f"{d.paper.upper()} {named}, {self.profile} profile, {self.sources.name}"
     if self.sources.blocked: return [f"{name}: nothing can be drawn yet, {self.sources.blocked.rstrip('.')}."]
     if not self.runs: return [f"{name}: nothing has to be trained."]
     return [f"{name}, {tables._seed_text(self.seeds)}: {len(self.runs)} runs, {len(self.runs) - len(todo)} stored"

@@ -44,22 +44,22 @@ _COLOURS = {"MAC-S-2": "none", "MAC-S-2 + CJ": "jitter", "MAC-S-2 + CJ + GS": "j
 def _augmentation(name: str) -> Options: # of `mvnb.augment.Photometric`, spelled like the paper profile's, so that equal ones are one run
     return Options({k: AUGMENTATIONS[name].get(k, v) for k, v in _FULL.items()})
 
-_ablation(2, "Augmentations added to MAC-S-2", "augmentations", "augmentation",
-          [Row(key, key, "mac", _SC2 | dict(objective="s"), photometric=_augmentation(name)) for key, name in _COLOURS.items()],
-          [_beats("colour jitter helps", "MAC-S-2 + CJ", "MAC-S-2"), _beats("grayscale helps further", "MAC-S-2 + CJ + GS", "MAC-S-2 + CJ"),
+_ablation(2, "Augmentations added to MAC-S-2", "augmentations", "augmentation", figure="dots",
+          rows=[Row(key, key, "mac", _SC2 | dict(objective="s"), photometric=_augmentation(name)) for key, name in _COLOURS.items()],
+          claims=[_beats("colour jitter helps", "MAC-S-2 + CJ", "MAC-S-2"), _beats("grayscale helps further", "MAC-S-2 + CJ + GS", "MAC-S-2 + CJ"),
            _beats("both together help", "MAC-S-2 + CJ + GS", "MAC-S-2")]);
 
 # %% ../nbs/88_mac_s_tables.ipynb #61e889f0
 _MINI = replace(DATA["minikinetics200"], key="Mini-Kinetics")
-_ablation(3, "Source of the foreground mask", "mask_source", "mask", pretrain=_MINI, columns=(_MINI,),
+_ablation(3, "Source of the foreground mask", "mask_source", "mask", pretrain=_MINI, columns=(_MINI,), figure="dots",
           rows=[Row("B.Box", "people's boxes", "mac", _SC2 | dict(source="box")), Row("Ours", "motion", "mac", _SC2)],
           claims=[_beats("motion masks beat people's boxes", "Ours", "B.Box", "Mini-Kinetics")]);
 
 # %% ../nbs/88_mac_s_tables.ipynb #19b1dd3b
-_ablation(4, "Loss functions", "loss_functions", "loss",
-          [Row("MSE Regression Loss", "MSE, preset α", "mac", _SC2 | dict(loss="mse")), Row("MSE-n Regression Loss", "MSE-n, any α", "mac", _SC2 | dict(loss="mse-n")),
+_ablation(4, "Loss functions", "loss_functions", "loss", figure="dots",
+          rows=[Row("MSE Regression Loss", "MSE, preset α", "mac", _SC2 | dict(loss="mse")), Row("MSE-n Regression Loss", "MSE-n, any α", "mac", _SC2 | dict(loss="mse-n")),
            Row("Cross-Entropy Loss", "cross entropy", "mac", _SC2)],
-          [_beats("cross entropy beats regression of the preset α", "Cross-Entropy Loss", "MSE Regression Loss"),
+          claims=[_beats("cross entropy beats regression of the preset α", "Cross-Entropy Loss", "MSE Regression Loss"),
            _beats("cross entropy beats regression of any α", "Cross-Entropy Loss", "MSE-n Regression Loss"),
            _beats("any α beats the preset α in regression", "MSE-n Regression Loss", "MSE Regression Loss")]);
 
@@ -70,7 +70,7 @@ def _s5_claims():
     for n in (2, 4): yield _beats(f"R(2+1)D beats R3D with MAC-SC-{n}", f"MAC-SC-{n} R(2+1)D-18", f"MAC-SC-{n} R3D")
     for net in _NETS: yield _beats(f"MAC-SC-4 beats MAC-SC-2 with {net}", f"MAC-SC-4 {net}", f"MAC-SC-2 {net}")
 
-_ablation(5, "Backbones", "backbones", "method and backbone", settings=("Backbone",),
+_ablation(5, "Backbones", "backbones", "method and backbone", settings=("Backbone",), figure="dots",
           rows=[Row(f"MAC-SC-{n} {net}", f"MAC-SC-{n}, {net}", "mac", _SC2 | dict(n=n), family=family, long=n == 4) for n in (2, 4) for net, family in _NETS.items()],
           claims=_s5_claims());
 

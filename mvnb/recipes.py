@@ -312,7 +312,8 @@ def tests_of(profile: Profile, # sizes
             ) -> tuple: # (name, Data) pairs
     "The test splits of a data set."
     if name.startswith("puppets"): return tuple((t, training_data(profile, name, f"test-{t}")) for t in ("biased", "unbiased"))
-    return (("test", training_data(profile, name, "test", fold)),)
+    split = "test" if "test" in datasets.SPLITS.get(name, ("test",)) else "val" # Mini-Kinetics has no other
+    return (("test", training_data(profile, name, split, fold)),)
 
 # %% ../nbs/80_recipes.ipynb #53c8f6e0
 def _evaluation(kind: str, profile: Profile, data: str, parent: Recipe | None, family: str | None, seed: int | None, **more) -> Recipe:

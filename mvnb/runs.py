@@ -246,8 +246,9 @@ class _Silent(text_bar):
 
 # %% ../nbs/81_runs.ipynb #714898df
 SIZES = {("ucf101", "train"): 9537, ("ucf101", "test"): 3783, ("hmdb51", "train"): 3570, ("hmdb51", "test"): 1530, # split 1
-         ("kinetics400", "train"): 240_000} # about (FAME, Section 4.1)
-CLASSES = {"ucf101": 101, "hmdb51": 51, "kinetics400": 400}
+         ("kinetics400", "train"): 240_000,
+         ("minikinetics200", "train"): 80_000, ("minikinetics200", "val"): 5_000} # about (FAME, Section 4.1; Xie et al. 2018)
+CLASSES = {"ucf101": 101, "hmdb51": 51, "kinetics400": 400, "minikinetics200": 200}
 
 def _videos(data, sizes: dict) -> int | None:
     "Videos of a data set; from the official counts when it is not on this machine."
