@@ -68,7 +68,8 @@ def _claims3():
         for other in ("MoCo", "FAME"): yield Claim(f"linear probe: MAC-SC-2 beats {other}", column, ("MAC-SC-2 K400 linear",), (f"{other} K400 linear",))
         yield Claim("fine-tuned from Kinetics-400: MAC-SC-2 beats FAME", column, ("MAC-SC-2 K400 finetune",), ("FAME K400 finetune",))
         yield Claim("fine-tuned from Kinetics-400: MAC-SC-4 on long clips beats MAC-SC-2", column, ("MAC-SC-4 K400 finetune",), ("MAC-SC-2 K400 finetune",))
-        yield Claim("fine-tuned from UCF101: MAC-SC-4 beats TT, FAME and BE", column, ("MAC-SC-4 UCF101 finetune",), ("TT UCF101 finetune", "FAME UCF101 finetune", "BE UCF101 finetune"))
+        yield Claim("fine-tuned from UCF101: MAC-SC-4 beats FAME", column, ("MAC-SC-4 UCF101 finetune",), ("FAME UCF101 finetune",))
+        yield Claim("fine-tuned from UCF101: MAC-SC-4 beats TT and BE", column, ("MAC-SC-4 UCF101 finetune",), ("TT UCF101 finetune", "BE UCF101 finetune"))
         yield Claim("MAC-SC-2 beats random weights", column, ("MAC-SC-2 K400 finetune",), ("Random Init. finetune",), ours=True)
     yield Claim("MAC-SC-4 is on par with TransRank, within 1 point", "UCF101", ("MAC-SC-4 K400 finetune",), ("TransRank K400 finetune",), within=1.0)
     yield Claim("MAC-SC-4 is not far from CVRL, within 1.5 points", "UCF101", ("MAC-SC-4 K400 finetune",), ("CVRL K400 finetune",), within=1.5)
@@ -195,8 +196,8 @@ def _figure(self):
             bars = ax.bar(places + .36 * (k - .5), [v.mean() for v in values], .34, color=("C0", "C1")[k], label=name,
                           yerr=[v.std(ddof=1) for v in values] if len(self.plan.seeds) > 1 else None, capsize=3)
             ax.bar_label(bars, fmt="%.0f", fontsize=7)
-        ax.set(title=f"ours: {self.plan.profile} profile, {test}", ylabel="top-1 accuracy after fine-tuning (%)", ylim=(0, 105))
-        ax.legend(fontsize=7, loc="upper right")
+        ax.set(title=f"ours: {self.plan.profile} profile, {test}", ylabel="top-1 accuracy after fine-tuning (%)", ylim=(0, 125), yticks=range(0, 101, 20))
+        ax.legend(fontsize=7, loc="upper center", ncols=2)
     for ax in axes: ax.set_xticks(places, [r.label for r in d.rows]); ax.set_xlabel("pretraining"); ax.grid(alpha=.3, axis="y")
     return fig
 
