@@ -88,6 +88,7 @@ class ResNet3D(Backbone):
                  widths: tuple = (64, 128, 256, 512), # channels of each stage
                  stem: tuple = (45, 7, 2), # channels between the two halves of the stem, its kernel, its spatial stride
                 ):
+        if len(blocks) != len(widths): raise ValueError(f"blocks {blocks} and widths {widths} name different numbers of stages: give one of each per stage")
         super().__init__(widths[-1], num_classes, dropout)
         layer = {"2plus1d": Conv2Plus1D, "3d": Conv3DSimple}[conv]
         self.stages, self.stem = len(blocks), _stem(conv == "2plus1d", widths[0], *stem)

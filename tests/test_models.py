@@ -338,3 +338,9 @@ def test_saved_weights_can_be_read_by_whom_the_umask_allows(tmp_path):
     try: path = models.save_weights(small(), tmp_path / "w.safetensors")
     finally: os.umask(before)
     assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_stages_need_a_width_and_a_number_of_blocks_each():
+    with pytest.raises(ValueError, match="different numbers of stages"): models.build("r2plus1d_tiny", widths=(8, 8, 16, 16))
+    model = models.build("r3d_tiny", widths=(8, 8), blocks=(1, 2))
+    assert model.features(torch.rand(1, 3, 4, 32, 32)).shape[1] == model.dim == 8
