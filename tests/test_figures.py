@@ -45,10 +45,11 @@ def real(here, shared_data, monkeypatch):
 def test_every_definition_is_whole(key):
     d = figures.FIGURES[key]
     assert key == (d.paper, d.number) and d.draw in figures.DRAWN and set(d.protocols) <= set(figures.READERS)
-    assert (ROOT / "nbs" / "figures" / f"{d.notebook}.ipynb").is_file() and d.notebook.startswith(f"{d.paper}_figure{d.number}_")
+    assert (ROOT / "nbs" / "figures" / f"{d.notebook}.ipynb").is_file() and d.notebook.startswith(tables.stem_of(d.paper, d.number, "figure") + "_")
     cells = json.loads((ROOT / "nbs" / "figures" / f"{d.notebook}.ipynb").read_text())["cells"]
     page = "".join(c for cell in cells for c in cell["source"])
-    assert f'figures.Page("{d.paper}", {d.number})' in page and ".save_figure(" in page and "claims.save()" in page
+    number = d.number if d.number.isdigit() else f'"{d.number}"'
+    assert f'figures.Page("{d.paper}", {number})' in page and ".save_figure(" in page and "claims.save()" in page
     if d.layer: assert d.layer in dict(models.build(recipes.DEMO.backbones[d.family]).named_modules())
 
 def test_figures_2_and_3_share_a_page():
