@@ -243,7 +243,7 @@ DEMO = Profile(
     pretrain=Schedule(epochs=1000, batch_size=64, optimizer="adamw", lr=0.003, weight_decay=0.01, schedule="cosine", max_steps=1000),
     finetune=Schedule(epochs=100, batch_size=32, lr=0.003, schedule="cosine", max_steps=60),
     method=Options(_CONTRAST, momentum=0.99, queue=128, symmetric=False, head="linear"), finetuning=Options(dropout=0.2), test_views=2,
-    photometric=Options(gray=1.0, p_jitter=0.0, blur=0.0, flip=0.5), long=Options(length=16, stride=2),
+    photometric=Options(gray=1.0, p_jitter=0.0, blur=0.0, flip=0.5), long=Options(length=12),
     methods={"mac": dict(photometric=Options(gray=1.0, jitter=(0.4, 0.4, 0.4, 0.1), p_jitter=0.8, blur=0.0, flip=0.5)), "supervised": dict(method=Options())})
 
 SMOKE = Profile(

@@ -26,7 +26,8 @@ def here(tmp_path, monkeypatch, puppets_root):
     monkeypatch.setenv("MVNB_PATHS_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("MVNB_PATHS_OUTPUTS", str(tmp_path / "outputs"))
     monkeypatch.setenv("MVNB_DATA_PUPPETS", str(puppets_root))
-    monkeypatch.setattr(recipes, "DEMO", dataclasses.replace(recipes.DEMO, scale=recipes.SMOKE.scale))  # as few videos to make
+    few = {part: dataclasses.replace(getattr(recipes.DEMO, part), batch_size=8) for part in ("pretrain", "finetune")}
+    monkeypatch.setattr(recipes, "DEMO", dataclasses.replace(recipes.DEMO, scale=recipes.SMOKE.scale, **few))  # as few videos to make
     for name in ("UCF101", "HMDB51"):
         monkeypatch.setenv(f"MVNB_DATA_{name}", str(tmp_path / f"no-{name}"))
         monkeypatch.setenv(f"MVNB_DATA_{name}_ANNOTATIONS", str(tmp_path / f"no-{name}"))
