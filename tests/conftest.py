@@ -1,5 +1,6 @@
 """Shared fixtures: where real test videos are, and a small puppet data set."""
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -25,3 +26,13 @@ def shared_data() -> Path:
 def puppets_root(tmp_path_factory) -> Path:
     "A folder of freshly made small puppet sets, one per test session."
     return tmp_path_factory.mktemp("puppets")
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    "One browser for all tests (Playwright starts once in a process), or a skip that says what is missing."
+    try: from playwright.sync_api import sync_playwright
+    except ImportError: pytest.skip("no playwright here: pip install -e '.[browser]'")
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+    if path is None: pytest.skip("no chromium on this machine (on Debian: apt-get install chromium)")
+    with sync_playwright() as play, play.chromium.launch(executable_path=path, args=["--no-sandbox"]) as browser: yield browser

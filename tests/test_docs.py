@@ -1,7 +1,6 @@
 """The site: built offline without warnings, no link dead, nothing of the machinery or the machine showing, fit for a phone."""
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -280,17 +279,8 @@ def test_papermill_repeating_the_defaults_is_not_shown_twice(tmp_path):
 
 # in a browser
 
-@pytest.fixture(scope="session")
-def browser():
-    sync = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[browser]'")
-    chromium = next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None)
-    if not chromium: pytest.skip("no chromium on this machine")
-    with sync.sync_playwright() as p:
-        with p.chromium.launch(executable_path=chromium, args=["--no-sandbox"]) as b: yield b
-
-
-def test_no_page_is_wider_than_a_phone_and_none_asks_the_network(site, pages, browser):
-    context = browser.new_context(viewport=dict(width=390, height=844), color_scheme="dark")
+def test_no_page_is_wider_than_a_phone_and_none_asks_the_network(site, pages, chromium):
+    context = chromium.new_context(viewport=dict(width=390, height=844), color_scheme="dark")
     page, asked, wide, broken = context.new_page(), [], [], []
     page.on("request", lambda r: asked.append(r.url) if not r.url.startswith(("file:", "data:", "blob:")) else None)
     page.on("pageerror", lambda e: broken.append(str(e)))

@@ -5,7 +5,6 @@ import json
 import os
 import re
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -23,19 +22,6 @@ from mvnb import explore, puppets, video
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "nbs" / "explore" / "masks.ipynb"
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    "A browser page maker, or a skip that says what is missing."
-    try: from playwright.sync_api import sync_playwright
-    except ImportError: pytest.skip("no playwright here: pip install playwright")
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-    if path is None: pytest.skip("no chromium on this machine (on Debian: apt-get install chromium)")
-    with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 def lab_command():
