@@ -149,6 +149,7 @@ _HELD = 1e9 # bytes of decoded video to keep
 
 def _recipe(wish: Wish, n: int, frames: int = 0) -> recipes.Recipe: # for n videos with so many frames together
     p = recipes.profile(wish.profile, wish.method if wish.method in recipes.PAPER else "fame")
+    p = replace(p, **p.methods.get(wish.method, {}))
     known, family = parameters(wish.method), {name: f for f, name in p.backbones.items()}.get(wish.backbone, wish.backbone or "r2plus1d")
     cut = replace(p.pretrain_clips, size=p.sizes.get(family, p.pretrain_clips.size))
     params = {k: v for k, v in known.items() if v is None or isinstance(v, (bool, int, float, str, tuple))} | {k: v for k, v in (p.method | ({"head": p.heads[family]} if family in p.heads else {})).items() if k in known}
@@ -201,6 +202,9 @@ def plan(method: str, # a name of `mvnb.methods.names()`
         ) -> Plan:
     "What `pretrain` would do. Raises ValueError for anything that cannot be done."
     wish, index = Wish(method, profile, **options, params=recipes.Options(params or {})), videos(path)
+    if getattr(methods.METHODS[method], "needs_labels", False):
+        if min(index.labels) < 0: raise OwnError(f"{_shown(index.root)}: {method} learns from labels; sort the videos into two or more class folders")
+        wish = replace(wish, params=recipes.Options({"classes": len(index.classes)}) | wish.params)
     recipe = _recipe(wish, len(index))
     models.describe(recipe.backbone, recipe.clips.length, recipe.clips.size) # raises for a backbone that is not known
     start = None if weights is None else weights_file(weights)

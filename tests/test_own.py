@@ -166,7 +166,7 @@ def test_one_video_is_too_few(tmp_path, puppets):
 
 # ---------------------------------------------------------------- training
 
-@pytest.mark.parametrize("method", methods.names())
+@pytest.mark.parametrize("method", [m for m in methods.names() if not getattr(methods.METHODS[m], "needs_labels", False)])
 def test_real_videos_of_any_shape_with_every_method(shared_data, tmp_path, method):
     "UCF101 files and single clips of other data sets, in one flat folder."
     (tmp_path / "v").mkdir()
@@ -177,6 +177,13 @@ def test_real_videos_of_any_shape_with_every_method(shared_data, tmp_path, metho
     assert result.new and result.meta["recipe"]["method"] == method and result.meta["videos"] | {"hash": "", "folder": ""} == dict(found=5, used=5, unreadable={}, hash="", folder="")
     assert result.meta["result"]["steps"] == 2 and np.isfinite(result.meta["metrics"]["loss"]) and result.meta["recipe"]["schedule"]["batch_size"] == 5
     if method == "fame": assert result.meta["recipe"]["params"]["beta"] == .3
+
+
+def test_a_method_that_needs_labels_counts_the_class_folders_and_is_refused_without(folder, puppets, tmp_path):
+    assert own.plan("supervised", folder, "smoke").recipe.params["classes"] == 2
+    (tmp_path / "flat").mkdir()
+    for i, source in enumerate(puppets[:4]): shutil.copy(source, tmp_path / "flat" / f"{i}.mp4")
+    with pytest.raises(own.OwnError, match="learns from labels"): own.plan("supervised", tmp_path / "flat", "smoke")
 
 
 def test_the_file_says_how_to_load_it(trained, puppets):

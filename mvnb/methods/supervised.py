@@ -18,7 +18,7 @@ from ..models import build
 @register("supervised")
 class Supervised(nn.Module):
     "A classifier trained with the data set's labels; its backbone is what other tables call supervised."
-    views = 1 # clips of each video
+    views, needs_labels = 1, True # clips of each video; of no use without labels
     def __init__(self,
                  backbone: str = "r2plus1d_18", # see `mvnb.models.build`
                  *,
@@ -40,7 +40,8 @@ class Supervised(nn.Module):
 def _labels(self: Supervised, batch: dict) -> Tensor: # int64 [B]
     "The labels of a batch. Raises ValueError where one of the first batch's has no output."
     if not self._looked: # once: a look at values on the device waits for it
-        self._looked, most = True, int(batch["label"].max())
+        self._looked, least, most = True, int(batch["label"].min()), int(batch["label"].max())
+        if least < 0: raise ValueError("a video has no label: a supervised network needs one for each")
         if most >= self.classes: raise ValueError(f"label {most} has no output: the method was built for {self.classes} classes, raise classes=")
     return batch["label"]
 
