@@ -202,7 +202,7 @@ def plan(method: str, # a name of `mvnb.methods.names()`
         ) -> Plan:
     "What `pretrain` would do. Raises ValueError for anything that cannot be done."
     wish, index = Wish(method, profile, **options, params=recipes.Options(params or {})), videos(path)
-    if getattr(methods.METHODS.get(method), "needs_labels", False):
+    if method in methods.names() and getattr(methods.METHODS[method], "needs_labels", False):
         if min(index.labels) < 0: raise OwnError(f"{_shown(index.root)}: {method} learns from labels; sort the videos into two or more class folders")
         wish = replace(wish, params=recipes.Options({"classes": len(index.classes)}) | wish.params)
     recipe = _recipe(wish, len(index))

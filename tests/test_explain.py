@@ -237,7 +237,7 @@ def test_maps_fill_the_unit_range(seed, scale, factor, t, h):
         flat = t * h * h == 1
         if scale == "minmax": assert (one == 0).all() if flat else one.max() == 1 and one.min() == 0
         elif (map < 0).all(): assert (one == 0).all()
-        elif flat: assert (one == 1).all()
+        elif flat: assert (one - 1).abs().max() < 1e-6  # interpolation rounds
 
 @pytest.mark.parametrize("value,scale,expected", [(0, "minmax", 0), (3., "minmax", 0), (-3., "minmax", 0), (0, "positive", 0), (-2., "positive", 0), (2., "positive", 1)])
 def test_constant_maps(value, scale, expected): assert (explain.to_clip(torch.full((2, 2, 3, 3), float(value)), (4, 8, 8), scale) == expected).all()
