@@ -143,14 +143,19 @@ def costs(graph: Graph, # a batch
         known = {h: c for h, c in each.items() if c is not None}
         total = None if len(known) < len(each) else sum(known.values())
         lines.append({"device": kind, "one after another": tables.duration(total), "longest path": tables.duration(total and longest(graph, known)),
-                      "from": "; ".join(sorted({c.basis for c in known.values()}))})
+                      "from": runs.basis_of(list(known.values()))})
     return pd.DataFrame(lines)
 
 # %% ../nbs/86_batch.ipynb #f22cfe84
+def _training(recipe) -> str:
+    "What tells apart runs of the same name: length and augmentation."
+    colours = {"gray": recipe.photometric.get("gray"), "jitter": recipe.photometric.get("p_jitter"), "blur": recipe.photometric.get("blur")}
+    return ", ".join([tables.length_of(recipe.schedule), *(f"{name} {p:g}" for name, p in colours.items() if p)])
+
 def listing(graph: Graph) -> pd.DataFrame:
-    "One line per run: what it is, where it stands, which notebooks need it."
+    "One line per run: what it is, how long and with which colours it trains, where it stands, which notebooks need it."
     needs = {h: [f"{p.paper} {p.kind} {p.number}" for p in graph.pages.values() if h in p.runs] for h in graph.runs}
-    return pd.DataFrame([{"run": h, "kind": r.kind, "what": str(r).removeprefix(f"{r.kind} "), "data": str(r.data), "state": graph.states.get(h, ""),
+    return pd.DataFrame([{"run": h, "kind": r.kind, "what": str(r).removeprefix(f"{r.kind} "), "training": _training(r), "data": str(r.data), "state": graph.states.get(h, ""),
                           "for": ", ".join(needs[h])} for h, r in graph.runs.items()])
 
 def summary(graph: Graph) -> list[str]: # sentences

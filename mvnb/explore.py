@@ -848,23 +848,7 @@ def quality_parameters(profile: str = "demo", # smoke or demo
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0: raise tables.ParameterError(f"seed is {seed!r}: use a whole number, 0 or more")
     return dict(profile=profile, seed=seed, count=COUNTS[profile])
 
-class QualityPage:
-    "The frame of the mask quality page: checks its parameters."
-    def __init__(self):
-        cells = tables._cells()
-        if any(set(tables._assigned(cell)) & set(PARAMETERS) for cell in cells[:-1]) and not QualityPage._opened:
-            raise tables.ParameterError("a parameter was set before the first cell: the notebook's cell of defaults has lost its tag 'parameters', so it would be ignored; give the cell that tag again")
-        QualityPage._opened, self.seen, self.first = True, len(cells), True
-    _opened = False # in this kernel
-
-    def take(self, namespace: dict # globals()
-            ) -> dict: # the parameters, and count: clips of each set under each camera
-        "Reads the parameters. Raises ParameterError for unknown or missing names and values that cannot be."
-        cells = [tables._assigned(cell) for cell in tables._cells()[self.seen:-1]]
-        cells = cells if self.first else [names for names in cells if set(names) & set(PARAMETERS)] # later cells may name what they like
-        for name in dict.fromkeys(name for cell in cells for name in cell):
-            if name not in PARAMETERS: raise tables.ParameterError(f"unknown parameter {name!r}{tables._nearest(name, PARAMETERS)} (there are: {', '.join(PARAMETERS)})")
-        if missing := [n for n in PARAMETERS if n not in namespace]: raise tables.ParameterError(f"the parameters cell does not set {', '.join(missing)}: give each a default there")
-        values = quality_parameters(**{n: namespace[n] for n in PARAMETERS})
-        self.first, self.seen = False, len(tables._cells())
-        return values
+class QualityPage(tables.Parameters):
+    "The frame of the mask quality page: its parameters, and count: clips of each set under each camera."
+    names = PARAMETERS
+    def checked(self, values: dict) -> dict: return quality_parameters(**values)

@@ -8,8 +8,6 @@ __all__ = ['READERS', 'FIGURES', 'DRAWN', 'VARIANTS', 'MAPS', 'Definition', 'def
            'readout', 'look', 'Maps']
 
 # %% ../nbs/83_figures.ipynb #20fa12a4
-import io
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,35 +89,11 @@ Definition.source = _source
 
 # %% ../nbs/83_figures.ipynb #7744b00d
 @dataclass
-class Plan:
-    "The runs of a figure: what they are, which are stored, what the rest will cost."
+class Plan(tables.Plan):
+    "The runs of a figure; cells are (protocol, row key, seed) -> Recipe."
     definition: Definition
-    profile: str
-    seeds: tuple
-    data: str # as asked
     sources: Source
-    cells: dict # (protocol, row key, seed) -> Recipe
-    device: str | None = None
 
-    def __post_init__(self):
-        self.runs = list({r.hash: r for cell in self.cells.values() for r in recipes.chain(cell)}.values())
-        self.refresh()
-
-    def refresh(self):
-        "Looks into the store again."
-        known, sizes = {}, {}
-        with runs.bars():
-            self.states = {r.hash: runs.status(r, known).state for r in self.runs}
-            past = runs.stored() if self.todo else []
-            self.costs = {r.hash: runs.estimate(r, self.device, sizes, past) for r in self.todo}
-        return self
-
-    @property
-    def todo(self) -> list: return [r for r in self.runs if self.states[r.hash] != "stored"]
-    @property
-    def seconds(self) -> float | None: # for what is not stored
-        costs = [self.costs[r.hash] for r in self.todo]
-        return None if None in costs else sum(costs)
     @property
     def real(self) -> bool: return self.sources.real
     @property
@@ -127,14 +101,9 @@ class Plan:
         return self.definition.notebook + (f"_{self.sources.name}" if self.real and self.profile != "paper" else "")
 
 # %% ../nbs/83_figures.ipynb #4b858175
-def _length(schedule) -> str: # of a training, in words
-    if schedule is None: return "—"
-    n, what = (schedule.epochs, "epoch") if schedule.max_steps is None else (schedule.max_steps, "step")
-    return f"{n} {what}{'s' if n > 1 else ''}"
-
 def _frame(self) -> pd.DataFrame:
     "One line per run."
-    return pd.DataFrame([{"run": str(r), "training": _length(r.schedule), "backbone": r.backbone, "clips": str(r.clips), "state": self.states[r.hash],
+    return pd.DataFrame([{"run": str(r), "training": tables.length_of(r.schedule), "backbone": r.backbone, "clips": str(r.clips), "state": self.states[r.hash],
                           "to do, about": "—" if self.states[r.hash] == "stored" else tables.duration(self.costs[r.hash])} for r in self.runs])
 
 def _lines(self) -> list[str]:
@@ -217,9 +186,7 @@ def figure(paper: str, # such as "fame"
 # %% ../nbs/83_figures.ipynb #afe42ad5
 class Page(tables.Page):
     "The frame of a figure's notebook: checks parameters, then plans and runs."
-    def __init__(self, paper: str, number: int | str):
-        super().__init__(*next(iter(tables.TABLES))) # the checks are the same for every page
-        self.table = figure(paper, number)
+    find = staticmethod(figure)
 
 # %% ../nbs/83_figures.ipynb #4a2314af
 def picture_rows(rows: Mapping, # label -> {title -> [3,H,W] picture or [H,W] map or bool mask}
@@ -255,20 +222,7 @@ class Drawing:
 
     def save_figure(self, fig, what: str = "") -> Path: # outputs/<profile>/<notebook>[_what].png
         "Writes a picture beside the executed page."
-        path = self.folder / f"{self.plan.stem}{'_' + what if what else ''}.png"
-        buffer = io.BytesIO()
-        fig.savefig(buffer, format="png")
-        return _whole(path, buffer.getvalue())
-
-def _whole(path: Path, content: bytes) -> Path:
-    "Writes a file that is either whole or not there."
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    finally: partial.unlink(missing_ok=True)
-    return path
+        return tables.save_picture(fig, self.folder / f"{self.plan.stem}{'_' + what if what else ''}.png")
 
 # %% ../nbs/83_figures.ipynb #c50edce3
 def test_clips(index, # datasets.Index

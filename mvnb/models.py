@@ -169,17 +169,17 @@ class I3D(Backbone):
                 ):
         scaled = lambda n: max(round(n*width), 1)
         kept = {name: [scaled(n) for n in INCEPTION[name]] for name in blocks}
-        first = {min(group) for stage in "45" if (group := [name for name in kept if name[0] == stage])}
         super().__init__(sum(kept[blocks[-1]][i] for i in (0, 2, 4, 5)), num_classes, dropout)
         self.conv3d_1a_7x7 = Unit3D(3, scaled(64), 7, 2)
         self.maxPool3d_2a_3x3 = SamePool((1, 3, 3), (1, 2, 2))
         self.conv3d_2b_1x1 = Unit3D(scaled(64), scaled(64))
         self.conv3d_2c_3x3 = Unit3D(scaled(64), scaled(192), 3)
         self.maxPool3d_3a_3x3 = SamePool((1, 3, 3), (1, 2, 2))
-        channels = scaled(192)
+        channels, stage = scaled(192), "3"
         for name, widths in kept.items():
-            if name in first and name[0] == "4": self.maxPool3d_4a_3x3 = SamePool((3, 3, 3), (2, 2, 2))
-            if name in first and name[0] == "5": self.maxPool3d_5a_2x2 = SamePool((2, 2, 2), (2, 2, 2))
+            if name[0] != stage: # a stage begins with a pooling
+                stage, (pool, side) = name[0], {"4": ("maxPool3d_4a_3x3", 3), "5": ("maxPool3d_5a_2x2", 2)}[name[0]]
+                setattr(self, pool, SamePool((side, side, side), (2, 2, 2)))
             block = Mixed(channels, widths)
             setattr(self, f"mixed_{name}", block)
             channels = block.out

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RESULT', 'SIZES', 'CLASSES', 'WORK', 'STARTED', 'GUESSED_RATE', 'Result', 'Damaged', 'manifests', 'Status', 'status',
            'find', 'load', 'stored', 'commit', 'describe_device', 'watched', 'say', 'bars', 'Job', 'ensure', 'Estimate',
-           'estimate']
+           'basis_of', 'estimate']
 
 # %% ../nbs/81_runs.ipynb #94110b6b
 import contextlib
@@ -450,8 +450,16 @@ def ensure(recipe: Recipe, # what to run
 GUESSED_RATE = {"cpu": 30.0, "cuda": 1500.0} # GMAC per second: per core, per GPU
 
 class Estimate(float):
-    "Seconds, with `basis`: what they were computed from."
+    "Seconds, with `basis`: what they were computed from, and `past`: how many stored runs that were."
     basis: str = ""
+    past: int = 0
+
+def basis_of(estimates: list, # from `estimate`
+            ) -> str:
+    "What several estimates were computed from."
+    counts = sorted({e.past for e in estimates if e.past})
+    measured = [f"measured in {' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} stored run{'s' if counts[-1] > 1 else ''}"] if counts else []
+    return "; ".join([*measured, *sorted({e.basis for e in estimates if not e.past})])
 
 def estimate(recipe: Recipe, # any run
              device: str | None = None, # as for `ensure`
@@ -469,5 +477,6 @@ def estimate(recipe: Recipe, # any run
     rates = sorted(r["meta"]["gmac"] / r["meta"]["seconds"] for r in near or past)
     cores = int(name.split("(")[1].split()[0]) if kind == "cpu" else 1
     out = Estimate(gmac / (rates[len(rates) // 2] if rates else GUESSED_RATE[kind] * cores))
-    out.basis = f"measured in {len(rates)} stored run{'s' if len(rates) > 1 else ''}" if rates else f"guessed: {GUESSED_RATE[kind]:g} GMAC/s per {'core' if kind == 'cpu' else 'GPU'}"
+    out.past = len(rates)
+    out.basis = basis_of([out]) if rates else f"guessed: {GUESSED_RATE[kind]:g} GMAC/s per {'core' if kind == 'cpu' else 'GPU'}"
     return out

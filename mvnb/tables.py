@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['DATA', 'PROTOCOLS', 'TABLES', 'PARAMETERS', 'Column', 'Row', 'Claim', 'Registry', 'Part', 'Definition', 'called',
            'stem_of', 'define', 'published', 'published_settings', 'seeds_of', 'start_trouble', 'Sources', 'sources',
-           'Plan', 'duration', 'markdown', 'profile_of', 'evaluation', 'weights_of', 'Table', 'table', 'Outcome',
-           'Verdict', 'judge', 'Verdicts', 'scoreboard', 'ParameterError', 'Page']
+           'Plan', 'duration', 'length_of', 'markdown', 'profile_of', 'evaluation', 'weights_of', 'Table', 'table',
+           'Outcome', 'save_whole', 'save_picture', 'Verdict', 'judge', 'Verdicts', 'scoreboard', 'ParameterError',
+           'Parameters', 'Page']
 
 # %% ../nbs/82_tables.ipynb #5ceeae24
 import ast
@@ -15,6 +16,7 @@ import difflib
 import functools
 import html
 import importlib
+import io
 import math
 import os
 import pkgutil
@@ -390,7 +392,7 @@ class Plan:
     seeds: tuple
     data: str # as asked
     sources: Sources
-    cells: dict # (row key, column key, seed) -> Recipe
+    cells: dict # what is evaluated, such as (row key, column key, seed) -> Recipe
     device: str | None = None
 
     def __post_init__(self):
@@ -429,6 +431,12 @@ def duration(seconds: float | None # a time, None when not known
         if seconds >= size: return f"{(n := seconds / {'days': 86400, 'h': 3600, 'min': 60}[unit]):{',.0f' if n >= 100 else '.3g'}} {unit}"
     return f"{seconds:.0f} s" if seconds >= 1 else "< 1 s"
 
+def length_of(schedule) -> str: # of a training, in words
+    "Such as `200 epochs`."
+    if schedule is None: return "—"
+    n, what = (schedule.epochs, "epoch") if schedule.max_steps is None else (schedule.max_steps, "step")
+    return f"{n} {what}{'s' if n > 1 else ''}"
+
 def _plan_frame(self) -> pd.DataFrame:
     "One line per kind of run, data set, backbone and clips."
     lines, alike = [], lambda r: (r.kind, r.data.name, r.backbone, str(r.clips))
@@ -446,9 +454,9 @@ Plan.frame = property(_plan_frame)
 # %% ../nbs/82_tables.ipynb #cc4a656d
 def _plan_lines(self) -> list[str]:
     d, todo = self.definition, self.todo
-    basis = sorted({self.costs[r.hash].basis for r in todo if self.costs[r.hash]})
+    basis = runs.basis_of([self.costs[r.hash] for r in todo if self.costs[r.hash]])
     lines = [f"{d.paper.upper()} {called(d.number)}, {self.profile} profile, {_seed_text(self.seeds)}: {len(self.runs)} runs, {len(self.runs) - len(todo)} stored"
-             + (f", the other {len(todo)} take about {duration(self.seconds)} on {runs.describe_device(self.device)} ({'; '.join(basis)})" if todo else "") + "."]
+             + (f", the other {len(todo)} take about {duration(self.seconds)} on {runs.describe_device(self.device)} ({basis})" if todo else "") + "."]
     lines += _left_out(self.sources)
     return lines + ([f"Nothing can be run yet: {self.sources.blocked.rstrip('.')}."] if self.sources.blocked else [])
 
@@ -744,14 +752,26 @@ def _figure(self):
     return fig
 
 # %% ../nbs/82_tables.ipynb #cdce08f6
+def save_whole(path: Path, content: bytes) -> Path:
+    "Writes a file that is either whole or not there."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    finally: partial.unlink(missing_ok=True)
+    return path
+
+def save_picture(fig, path: Path) -> Path:
+    "Writes a matplotlib Figure as PNG."
+    buffer = io.BytesIO()
+    fig.savefig(buffer, format="png")
+    return save_whole(path, buffer.getvalue())
+
 def _save_figure(self, fig=None) -> Path: # outputs/<profile>/<notebook>.png
     "Writes the figure where the executed notebooks are."
     path = settings.outputs() / self.plan.profile / f"{self.plan.stem}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    (fig or self.figure()).savefig(partial, format="png")
-    os.replace(partial, path)
-    return path
+    return save_picture(fig or self.figure(), path)
 
 Outcome.figure, Outcome.save_figure = _figure, _save_figure
 
@@ -858,11 +878,7 @@ class Verdicts:
 
     def save(self) -> Path: # outputs/<profile>/<notebook>.claims.csv
         "Writes the verdicts where the executed notebooks are."
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        self.lines.to_csv(partial, index=False, lineterminator="\n")
-        os.replace(partial, self.path)
-        return self.path
+        return save_whole(self.path, self.lines.to_csv(index=False, lineterminator="\n").encode())
 
 # %% ../nbs/82_tables.ipynb #29c731ca
 def _claims(self) -> Verdicts:
@@ -929,32 +945,49 @@ def _cells() -> list[str]: # sources, the running cell last
     return list(shell.history_manager.input_hist_parsed)
 
 # %% ../nbs/82_tables.ipynb #15ef38df
-class Page:
-    "The frame of a table notebook: checks parameters, then plans and runs."
+class Parameters:
+    "The parameters of a notebook, refused where they are unknown, missing, impossible, or set where nobody would read them."
+    names = PARAMETERS
     _opened = False # in this kernel
 
-    def __init__(self, paper: str, number: int | str):
+    def __init__(self):
         if (wanted := os.environ.get("MVNB_PYTHON", sys.executable)) != sys.executable:
             raise ParameterError(f"this kernel runs {sys.executable}, the mvnb command that started it {wanted}: remove the other kernel called python3")
-        self.table, cells = table(paper, number), _cells()
+        cells = _cells()
         early = [name for cell in cells[:-1] for name in _assigned(cell)]
-        if early and not Page._opened:
+        if early and not Parameters._opened:
             raise ParameterError(f"{', '.join(early)} was set before the first cell: the notebook's cell of defaults has lost its tag 'parameters', "
                                  "so these values would be ignored; give the cell that tag again (in Jupyter: restart and run from the top)")
-        Page._opened, self.seen, self.first, self.values = True, len(cells), True, None
+        Parameters._opened, self.seen, self.first, self.values = True, len(cells), True, None
+
+    def checked(self, values: dict) -> dict: return _checked(values) # their types put right
 
     def take(self, namespace: dict # globals()
             ) -> dict: # the parameters
         "Reads the parameters. Raises ParameterError for unknown or missing names and values that cannot be."
         cells = [_assigned(cell) for cell in _cells()[self.seen:-1]]
-        cells = cells if self.first else [names for names in cells if set(names) & set(PARAMETERS)] # later cells may name what they like
+        cells = cells if self.first else [names for names in cells if set(names) & set(self.names)] # later cells may name what they like
         names = dict.fromkeys(name for cell in cells for name in cell)
         for name in names:
-            if name not in PARAMETERS: raise ParameterError(f"unknown parameter {name!r}{_nearest(name, PARAMETERS)} (there are: {', '.join(PARAMETERS)})")
-        if missing := [n for n in PARAMETERS if n not in namespace]: raise ParameterError(f"the parameters cell does not set {', '.join(missing)}: give each a default there")
-        self.values = _checked({n: namespace[n] for n in PARAMETERS})
-        self.plan = self.table.plan(**{k: self.values[k] for k in ("profile", "seeds", "data", "device")})
+            if name not in self.names: raise ParameterError(f"unknown parameter {name!r}{_nearest(name, self.names)} (there are: {', '.join(self.names)})")
+        if missing := [n for n in self.names if n not in namespace]: raise ParameterError(f"the parameters cell does not set {', '.join(missing)}: give each a default there")
+        self.values = self.checked({n: namespace[n] for n in self.names})
         self.first, self.seen = False, len(_cells())
+        return self.values
+
+class Page(Parameters):
+    "The frame of a table notebook: checks parameters, then plans and runs."
+    find = staticmethod(table) # (paper, number) -> what has .plan and .run
+
+    def __init__(self, paper: str, number: int | str):
+        self.table = self.find(paper, number)
+        super().__init__()
+
+    def take(self, namespace: dict # globals()
+            ) -> dict: # the parameters
+        "Reads the parameters and makes the plan. Raises ParameterError, and ValueError as `Table.plan` does."
+        super().take(namespace)
+        self.plan = self.table.plan(**{k: self.values[k] for k in ("profile", "seeds", "data", "device")})
         return self.values
 
     def run(self) -> Outcome:

@@ -1,4 +1,5 @@
 """Shared fixtures: where real test videos are, and a small puppet data set."""
+import json
 import os
 import shutil
 from pathlib import Path
@@ -26,6 +27,37 @@ def shared_data() -> Path:
 def puppets_root(tmp_path_factory) -> Path:
     "A folder of freshly made small puppet sets, one per test session."
     return tmp_path_factory.mktemp("puppets")
+
+
+@pytest.fixture
+def shell(tmp_path, monkeypatch):
+    "Runs cells one after another in an IPython shell of its own, as a kernel would, and gives their names."
+    from IPython.core.interactiveshell import InteractiveShell
+    from mvnb import tables
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    monkeypatch.setattr(tables.Parameters, "_opened", False)
+    InteractiveShell.clear_instance()
+    shell = InteractiveShell.instance()
+    def run(*cells):
+        for cell in cells: shell.run_cell(cell, store_history=True).raise_error()
+        return shell.user_ns
+    yield run
+    shell.history_manager.end_session()
+    InteractiveShell.clear_instance()
+
+
+@pytest.fixture
+def run_page(shell):
+    "Runs a notebook's code cells, a cell of parameters after the defaults, as papermill would put it; gives its prose."
+    def run(name: str, **parameters) -> str:
+        cells = json.loads((ROOT / "nbs" / f"{name}.ipynb").read_text())["cells"]
+        tagged = [i for i, c in enumerate(cells) if "parameters" in c["metadata"].get("tags", [])]
+        assert len(tagged) == 1, f"{name}: one cell has the tag 'parameters'"
+        for i, c in enumerate(cells):
+            if c["cell_type"] == "code": shell("".join(c["source"]))
+            if i in tagged: shell("\n".join(f"{k} = {v!r}" for k, v in parameters.items()))
+        return "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+    return run
 
 
 @pytest.fixture(scope="session")

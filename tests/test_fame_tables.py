@@ -1,7 +1,6 @@
 "FAME's Tables 1, 2, 4, 5 and 6: as printed, as planned, run once from one store, and the scoreboard of claims."
 import csv
 import dataclasses
-import json
 import math
 from pathlib import Path
 
@@ -223,26 +222,11 @@ def test_figures_show_every_number_of_ours(outcomes):
 
 
 @pytest.mark.parametrize("number", NUMBERS)
-def test_every_notebook_runs_cell_by_cell(outcomes, place, number, monkeypatch, tmp_path):
-    "Its code cells in an IPython shell, with a cell of parameters after the defaults, as papermill would put it."
+def test_every_notebook_runs_cell_by_cell(outcomes, place, number, run_page):
     d = tables.TABLES["fame", number]
-    cells = [c for c in json.loads((ROOT / "nbs" / "tables" / f"{d.notebook}.ipynb").read_text())["cells"]]
-    tagged = [i for i, c in enumerate(cells) if "parameters" in c["metadata"].get("tags", [])]
-    text = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
-    assert len(tagged) == 1 and f"FAME, Table {number}" in text and f"`mvnb table fame {number}`" in text and "last reproduced" in text
-    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
-    from IPython.core.interactiveshell import InteractiveShell
-    InteractiveShell.clear_instance()
-    shell = InteractiveShell.instance()
-    monkeypatch.setattr(tables.Page, "_opened", False)
     before = {p: p.stat().st_mtime_ns for p in (place / "runs").glob("*/result.json")}
-    try:
-        for i, c in enumerate(cells):
-            for source in ["".join(c["source"])] * (c["cell_type"] == "code") + ["profile = 'smoke'\ndevice = 'cpu'\nworkers = 0"] * (i in tagged):
-                shell.run_cell(source, store_history=True).raise_error()
-    finally:
-        shell.history_manager.end_session()
-        InteractiveShell.clear_instance()
+    text = run_page(f"tables/{d.notebook}", profile="smoke", device="cpu", workers=0)
+    assert f"FAME, Table {number}" in text and f"`mvnb table fame {number}`" in text and "last reproduced" in text
     assert {p: p.stat().st_mtime_ns for p in (place / "runs").glob("*/result.json")} == before
     for suffix in (".png", ".claims.csv"): assert (place / "outputs" / "smoke" / f"{d.notebook}{suffix}").is_file()
 

@@ -288,20 +288,7 @@ def test_a_video_that_cannot_be_read_has_no_share(real, shared_data, tmp_path, m
 HEAD, DEFAULTS, TAKE = "from mvnb import figures\npage = figures.Page('fame', 4)", "profile = 'smoke'\ndata = ''\nseeds = 1\ndevice = 'cpu'\nworkers = 0", "taken = page.take(globals())"
 
 @pytest.fixture
-def shell(here, monkeypatch):
-    monkeypatch.setenv("IPYTHONDIR", str(here / "ipython"))
-    from IPython.core.interactiveshell import InteractiveShell
-    InteractiveShell.clear_instance()
-    shell = InteractiveShell.instance()
-    monkeypatch.setattr(tables.Page, "_opened", False)
-    def run(*cells):
-        for cell in cells:
-            result = shell.run_cell(cell, store_history=True, silent=False)
-            if result.error_in_exec: raise result.error_in_exec
-        return shell.user_ns
-    yield run
-    shell.history_manager.end_session()
-    InteractiveShell.clear_instance()
+def shell(here, shell): return shell
 
 def test_a_page_takes_the_parameters_of_tables(shell):
     ns = shell(HEAD, DEFAULTS, "# Parameters\nprofile = 'demo'\nseeds = '0,2'\n", TAKE)

@@ -1,7 +1,6 @@
 "MAC's supplement, Tables 1 to 8 and Figure 1: as printed, as planned, run once from one store."
 import csv
 import dataclasses
-import json
 from pathlib import Path
 
 import numpy as np
@@ -168,24 +167,9 @@ def test_tables_show_ours_beside_the_published_numbers(outcomes):
 PAGES = [*(("table", n, tables.TABLES["mac", n].notebook) for n in NUMBERS), ("figure", "s1", figures.figure("mac", "s1").definition.notebook)]
 
 @pytest.mark.parametrize("kind,number,notebook", PAGES, ids=[p[2] for p in PAGES])
-def test_every_notebook_runs_cell_by_cell(outcomes, place, kind, number, notebook, monkeypatch, tmp_path):
-    "Its code cells in an IPython shell, with a cell of parameters after the defaults, as papermill would put it."
-    cells = json.loads((ROOT / "nbs" / f"{kind}s" / f"{notebook}.ipynb").read_text())["cells"]
-    tagged = [i for i, c in enumerate(cells) if "parameters" in c["metadata"].get("tags", [])]
-    text = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
-    assert len(tagged) == 1 and f"MAC supplement, {kind.title()} {number[1:]}" in text and f"`mvnb {kind} mac {number}`" in text and "last reproduced" in text
-    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
-    from IPython.core.interactiveshell import InteractiveShell
-    InteractiveShell.clear_instance()
-    shell = InteractiveShell.instance()
-    monkeypatch.setattr(tables.Page, "_opened", False)
-    try:
-        for i, c in enumerate(cells):
-            for source in ["".join(c["source"])] * (c["cell_type"] == "code") + ["profile = 'smoke'\ndevice = 'cpu'\nworkers = 0"] * (i in tagged):
-                shell.run_cell(source, store_history=True).raise_error()
-    finally:
-        shell.history_manager.end_session()
-        InteractiveShell.clear_instance()
+def test_every_notebook_runs_cell_by_cell(outcomes, place, kind, number, notebook, run_page):
+    text = run_page(f"{kind}s/{notebook}", profile="smoke", device="cpu", workers=0)
+    assert f"MAC supplement, {kind.title()} {number[1:]}" in text and f"`mvnb {kind} mac {number}`" in text and "last reproduced" in text
     for suffix in (".png", ".claims.csv"): assert (place / "outputs" / "smoke" / f"{notebook}{suffix}").is_file()
 
 

@@ -268,21 +268,7 @@ HEAD, DEFAULTS = "from mvnb import tables\npage = tables.Page('fame', 3)", "prof
 TAKE = "taken = page.take(globals())"
 
 @pytest.fixture
-def shell(here, monkeypatch):
-    monkeypatch.setenv("IPYTHONDIR", str(here / "ipython"))
-    from IPython.core.interactiveshell import InteractiveShell
-    InteractiveShell.clear_instance()
-    shell = InteractiveShell.instance()
-    monkeypatch.setattr(tables.Page, "_opened", False)
-    def run(*cells):
-        for cell in cells:
-            result = shell.run_cell(cell, store_history=True, silent=False)
-            if result.error_in_exec: raise result.error_in_exec
-        return shell.user_ns
-    yield run
-    shell.history_manager.end_session()
-    InteractiveShell.clear_instance()
-
+def shell(here, shell): return shell
 
 def test_parameters_are_taken(shell):
     ns = shell(HEAD, DEFAULTS, "# Parameters\nprofile = 'demo'\nseeds = '0,2'\n", TAKE)
