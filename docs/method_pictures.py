@@ -1,6 +1,6 @@
 """Draws the four pictures of the landing page, on puppets:  .venv/bin/python docs/method_pictures.py [NAME ...]
 
-FAME is drawn with the library. The others show the idea, with the puppet's true mask in place of the method's own, until
+FAME and MAC are drawn with the library. The others show the idea, with the puppet's true mask in place of the method's own, until
 their notebooks exist.
 """
 import sys
@@ -52,9 +52,11 @@ def fame():
 
 
 def mac():
-    clip, mask = film("kick", 3)
-    dim = lambda alpha: np.where(mask[..., None], clip * alpha, clip)
-    strips({"a clip": clip, "α = 5/6": dim(5 / 6), "α = 1/2": dim(1 / 2), "α = 1/6": dim(1 / 6)}, "mac")
+    clip = film("kick", 3)[0]
+    mask = masks.mac_mask(batch(clip))
+    shaded = np.where(mask[0].numpy()[..., None], clip, clip * .25 + .7)
+    blend = lambda *alpha: mixing.alpha_blend(batch(clip), mask, torch.tensor([alpha]))[0].permute(1, 2, 3, 0).numpy()
+    strips({"a clip": clip, "what moves\nλ = 30": shaded, "α = 1/6, 1": blend(1 / 6, 1), "α = 1/2, 1/6": blend(1 / 2, 1 / 6)}, "mac")
 
 
 def mgm():

@@ -236,15 +236,17 @@ PAPER["mac"] = Profile(
     photometric=Options(gray=0.2, jitter=(0.4, 0.4, 0.4, 0.1), p_jitter=0.8, blur=0.0, flip=0.5), weights="kinetics400")
 
 # %% ../nbs/80_recipes.ipynb #3d9621b0
+_SMALL = Options(_CONTRAST, momentum=0.99, queue=128, symmetric=False, head="linear")
+
 DEMO = Profile(
     "demo", "a laptop: real learning on small data",
     backbones=_TINY, scale=1.0, train_per_class=20, test_per_class=5,
     pretrain_clips=Clips(8, 3, 32, scale=(0.4, 1.0), cache="disk"), finetune_clips=Clips(8, 3, 32, scale=(0.4, 1.0), cache="disk"),
     pretrain=Schedule(epochs=1000, batch_size=64, optimizer="adamw", lr=0.003, weight_decay=0.01, schedule="cosine", max_steps=1000),
     finetune=Schedule(epochs=100, batch_size=32, lr=0.003, schedule="cosine", max_steps=60),
-    method=Options(_CONTRAST, momentum=0.99, queue=128, symmetric=False, head="linear"), finetuning=Options(dropout=0.2), test_views=2,
+    method=_SMALL, finetuning=Options(dropout=0.2), test_views=2,
     photometric=Options(gray=1.0, p_jitter=0.0, blur=0.0, flip=0.5), long=Options(length=12),
-    methods={"mac": dict(photometric=Options(gray=1.0, jitter=(0.4, 0.4, 0.4, 0.1), p_jitter=0.8, blur=0.0, flip=0.5)), "supervised": dict(method=Options())})
+    methods={"mac": dict(method=_SMALL | dict(c_weight=4.0), photometric=Options(gray=1.0, jitter=(0.4, 0.4, 0.4, 0.1), p_jitter=0.8, blur=0.0, flip=0.5)), "supervised": dict(method=Options())})
 
 SMOKE = Profile(
     "smoke", "CI: the plumbing of every table, a few steps",
