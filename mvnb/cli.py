@@ -415,7 +415,7 @@ def _add_inspection(commands):
 def _add_own(commands):
     pre = _add(commands, "pretrain", _pretrain, "train a method on a folder of your own videos; leaves one file, the encoder",
                epilog="Killed at any moment, the same command goes on. Options that are not given are as the profile says.")
-    pre.add_argument("method", help="such as fame or moco")
+    pre.add_argument("method", help="such as fame, mac or moco")
     pre.add_argument("path", metavar="PATH", help="folder of videos, in sub-folders or not")
     pre.add_argument("--profile", default="demo", help="smoke (seconds), demo (minutes) or paper (as published); default %(default)s")
     pre.add_argument("--out", help="folder of the result; default outputs/own/<name>")

@@ -73,7 +73,7 @@ def still_indices(num_frames: int, # frames in the video, at least 1
                   count: int = 1, # clips
                   rng: np.random.Generator | None = None, # draws the frames; None: evenly spaced
                  ) -> np.ndarray: # int64 [count,length], each in the first third
-    "Frame numbers of almost still clips (MAC, 4.4): from the first third, each repeated. Raises ValueError on sizes that do not fit."
+    "Frame numbers of almost still clips, each repeated: from a third of the video (MAC, 4.4), here the first. Raises ValueError on sizes that do not fit."
     if min(num_frames, length, frames, count) < 1 or length % frames:
         raise ValueError(f"num_frames {num_frames}, length {length}, frames {frames}, count {count}: each is 1 or more, and length a multiple of frames")
     third = max(1, num_frames // 3)
@@ -137,8 +137,10 @@ class ClipDataset:
         if cache not in (None, "memory", "disk"): raise ValueError(f"cache {cache!r} is not known: use None, 'memory' or 'disk'")
         if cache and motion: raise ValueError("motion vectors are read from the files: use cache=None with motion=True")
         if mode not in ("random", "uniform", "dense"): raise ValueError(f"mode {mode!r} is not known: use random, uniform or dense")
+        strides = stride if isinstance(stride, (tuple, list)) else (stride,)
+        if not strides or not all(isinstance(s, (int, np.integer)) and s > 0 for s in strides): raise ValueError(f"stride is {stride!r}: use a whole number of frames, 1 or more, or a tuple of them")
         if not isinstance(stride, int) and mode != "random": raise ValueError(f"several strides need mode 'random', not {mode!r}")
-        if still and (length % still or mode == "dense"): raise ValueError(f"still={still}: use a divisor of the length {length}, and mode random or uniform")
+        if still < 0 or still and (length % still or mode == "dense"): raise ValueError(f"still={still}: use a divisor of the length {length}, and mode random or uniform")
         if min(length, size, views) < 1: raise ValueError(f"length {length}, size {size}, views {views}: each must be 1 or more")
         self.index, self.length, self.stride, self.size, self.views, self.mode = index, length, stride, size, views, mode
         self.scale, self.ratio, self.seed, self.cache, self.motion = tuple(scale), tuple(ratio), seed, cache, motion

@@ -53,7 +53,7 @@ class Protocol:
     def __post_init__(self):
         for name in ("scale", "ks"): object.__setattr__(self, name, tuple(getattr(self, name)))
         for name in ("length", "stride", "size", "train_views", "views", "layers", "batch_size"):
-            if getattr(self, name) < 1: raise ValueError(f"Protocol.{name} is {getattr(self, name)!r}: use 1 or more")
+            if not isinstance(value := getattr(self, name), int) or value < 1: raise ValueError(f"Protocol.{name} is {value!r}: use a whole number, 1 or more")
         for name in ("dropout", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1: raise ValueError(f"Protocol.{name} is {getattr(self, name)!r}: use a number in [0, 1)")
         if self.precision not in ("32", "bf16"): raise ValueError(f"Protocol.precision is {self.precision!r}: use '32' or 'bf16'")

@@ -6,8 +6,8 @@
 __all__ = ['DATA', 'PROTOCOLS', 'TABLES', 'PARAMETERS', 'Column', 'Row', 'Claim', 'Registry', 'Part', 'Definition', 'called',
            'stem_of', 'define', 'published', 'published_settings', 'seeds_of', 'start_trouble', 'Sources', 'sources',
            'Plan', 'duration', 'length_of', 'markdown', 'profile_of', 'evaluation', 'weights_of', 'Table', 'table',
-           'Outcome', 'save_whole', 'save_picture', 'Verdict', 'judge', 'Verdicts', 'scoreboard', 'ParameterError',
-           'Parameters', 'Page']
+           'Outcome', 'remarks', 'save_whole', 'save_picture', 'Verdict', 'judge', 'Verdicts', 'scoreboard',
+           'ParameterError', 'Parameters', 'Page']
 
 # %% ../nbs/82_tables.ipynb #5ceeae24
 import ast
@@ -642,6 +642,11 @@ def _notes(d: Definition) -> dict: # note -> its cells
         if l.get("note"): out.setdefault(l["note"], []).append(f"{l['row']} ({l['column']})")
     return out
 
+def remarks(plan: Plan) -> list[str]:
+    "What a reader of a plan's numbers should know about its methods at that size."
+    said = recipes.profile(plan.profile, plan.definition.paper).remarks
+    return [said[m] for m in dict.fromkeys(r.method for r in plan.definition.rows if r.method) if m in said]
+
 def _provenance(self) -> list[str]:
     "Where our numbers come from, and what they are not."
     plan, d, some = self.plan, self.definition, list({r.recipe.hash: r for r in self.results.values()}.values())
@@ -657,7 +662,7 @@ def _provenance(self) -> list[str]:
     if any(not r.method for r in d.rows): lines.append("Rows with — are other works: shown as published, not run here.")
     failed = sum(len(m["failed"]) for r in some for m in r.metrics.values())
     if failed: lines.append(f"{failed} test videos could not be read and count as wrong: the runs' folders name them.")
-    return lines + _left_out(plan.sources)
+    return lines + remarks(plan) + _left_out(plan.sources)
 
 Outcome.provenance = property(_provenance)
 

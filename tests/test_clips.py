@@ -460,3 +460,12 @@ def test_real_videos_through_files_and_cache(shared_data, cache):
         gap = (files["clip"].int() - cached["clip"]).abs().float().mean((2, 3, 4, 5))
         spread = files["clip"].float().std((2, 3, 4, 5))
         assert files["ok"].all() and cached["ok"].all() and (gap < 0.15 * spread).all(), (gap, spread)
+
+
+@pytest.mark.parametrize("stride", [0, -1, 1.5, (), (0,), (1, 2.5), "2"])
+def test_a_stride_is_a_whole_number_or_several(tmp_path, stride):
+    with pytest.raises(ValueError, match="stride is"): ClipDataset(Videos(tmp_path, ["a.mp4"], np.zeros(1)), stride=stride)
+
+
+def test_a_negative_number_of_still_frames_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="still=-4"): ClipDataset(Videos(tmp_path, ["a.mp4"], np.zeros(1)), length=8, still=-4)

@@ -307,3 +307,8 @@ def test_real_videos_and_a_missing_one(tmp_path, shared_data):
     assert results["n"] == 6 and results["failed"] == [paths[2]] and np.sum(results["confusion"]) == 5
     rows = list(csv.DictReader(open(tmp_path / "predictions" / "test.csv")))
     assert rows[2]["rank"] == "-1" and results["top1"] == pytest.approx(100 * sum(r["rank"] == "0" for r in rows) / 6)
+
+
+@pytest.mark.parametrize("field,value", [("stride", (1, 2)), ("stride", 0), ("views", 1.5), ("layers", None)])
+def test_whole_numbers_are_asked_for(field, value):
+    with pytest.raises(ValueError, match=f"Protocol.{field} is"): Protocol(**{field: value})
