@@ -53,6 +53,15 @@ def _data_make(args) -> int:
     for name in args.names or puppets.NAMES: print(puppets.make(name, seed=args.seed, scale=scale))
     return 0
 
+# %% ../nbs/90_cli.ipynb #dbb6205b
+def _boxes(args) -> int:
+    "Finds the people in the videos of a data set."
+    from mvnb import boxes, datasets
+    found = boxes.detect(datasets.load(args.name, args.split), args.out, every=args.every, device=args.device)
+    print(f"{found}\nFor tables: {args.name}_boxes = {Path(args.out).expanduser().absolute()} under [data] in settings.local.ini")
+    for path, reason in found.failed.items(): print(f"{path}: {reason}", file=sys.stderr)
+    return int(bool(found.failed))
+
 # %% ../nbs/90_cli.ipynb #bdf4a874
 def _named_values(texts: list) -> dict:
     "`-p NAME=VALUE`, several times, as a dict."
@@ -408,6 +417,12 @@ def _add_inspection(commands):
     make.add_argument("--profile", default="demo", help="whose number of videos; default %(default)s")
     make.add_argument("--scale", type=float, help="share of the full number of videos")
     make.add_argument("--seed", type=int, default=0)
+    people = _add(commands, "boxes", _boxes, "find the people in a data set's videos and write their boxes to a CSV", epilog="Killed at any moment, the same command goes on.")
+    people.add_argument("name", metavar="DATA", help="such as minikinetics200")
+    people.add_argument("--out", required=True, metavar="FILE", help="CSV to write; when it is there already, missing videos are added")
+    people.add_argument("--every", type=int, default=8, help="look at every n-th frame; default %(default)s")
+    people.add_argument("--split", default="train", help="default %(default)s")
+    people.add_argument("--device", help="auto, cpu, cuda or cuda:N")
     store = commands.add_parser("runs", help="look into the run store").add_subparsers(metavar="COMMAND", required=True)
     _add(store, "list", _runs_list, "all stored runs")
 

@@ -32,6 +32,7 @@ from tqdm.std import tqdm as text_bar
 
 from . import methods, models, protocols, settings
 from .augment import Photometric
+from .boxes import TRUTH, find_boxes
 from .clips import ClipDataset, steps_per_epoch
 from .recipes import Recipe, canonical, chain, from_json
 from .train import fit, make_fabric, total_steps
@@ -101,16 +102,26 @@ def _data(recipe: Recipe) -> dict:
     out = {"train": recipe.data, **{f"test {name}": data for name, data in recipe.tests}}
     return out | ({f"parent {k}": v for k, v in _data(recipe.parent).items()} if recipe.parent else {})
 
+def _box_files(recipe: Recipe) -> dict:
+    "The boxes of a run and its parents: what for -> (Data, what `find_boxes` takes)."
+    out = {"boxes": (recipe.data, recipe.params.get("boxes", "truth"), recipe.params.get("reach", 0))} if recipe.method and recipe.params.get("source") == "box" else {}
+    return out | ({f"parent {k}": v for k, v in _box_files(recipe.parent).items()} if recipe.parent else {})
+
+def _boxes_hash(data, source, reach) -> str:
+    boxes = find_boxes(source, reach)
+    boxes.check(data.load())
+    return boxes.hash
+
 def manifests(recipe: Recipe, # any run
-              known: dict | None = None, # Data -> hash, filled and used: share it between calls to read each index once
-             ) -> dict: # what for -> manifest hash, None where the videos are not on this machine
+              known: dict | None = None, # Data, and boxes -> hash, filled and used: share it between calls to read each of them once
+             ) -> dict: # what for -> hash of the videos or, as "boxes", of a file of boxes; None where they are not on this machine
     "The hashes of the data a run would use now."
-    known = {} if known is None else known
-    for data in _data(recipe).values():
-        if data in known: continue
-        try: known[data] = data.load().hash
-        except (OSError, ValueError): known[data] = None
-    return {what: known[data] for what, data in _data(recipe).items()}
+    known, videos, boxes = {} if known is None else known, _data(recipe), _box_files(recipe)
+    for key in (*videos.values(), *boxes.values()):
+        if key in known: continue
+        try: known[key] = _boxes_hash(*key) if isinstance(key, tuple) else key.load().hash
+        except (OSError, ValueError): known[key] = None
+    return {what: known[key] for what, key in (videos | boxes).items() if known[key] != TRUTH}
 
 # %% ../nbs/81_runs.ipynb #58f6d333
 @dataclass(frozen=True)
@@ -126,8 +137,9 @@ def _work(recipe: Recipe) -> Path: return settings.runs() / f".work-{recipe.hash
 def _outdated(result: Result, known: dict | None) -> str:
     "Why a sound result no longer holds, or nothing."
     now, then = manifests(result.recipe, known), result.meta["data"]
-    changed = sorted({str(d) for what, d in _data(result.recipe).items() if now[what] and now[what] != then.get(what)})
-    if changed: return f"the videos of {' and '.join(changed)} have changed since it was computed"
+    changed = {what for what, hash in now.items() if hash and hash != then.get(what)}
+    if videos := sorted({str(d) for what, d in _data(result.recipe).items() if what in changed}): return f"the videos of {' and '.join(videos)} have changed since it was computed"
+    if changed: return "the boxes have changed since it was computed"
     if parent := result.recipe.parent:
         with contextlib.suppress(Damaged, OSError):
             weights = _parsed(_folder(parent))["files"]["weights.safetensors"]["sha256"]
@@ -348,7 +360,7 @@ def _story(work: Path) -> dict | None:
 def _begin(recipe: Recipe, data: dict) -> tuple[Path, dict]:
     "The work folder of a run, with what an interrupted attempt left there if that can be continued."
     work, story = _work(recipe), _story(_work(recipe))
-    if story and story["data"] == data:
+    if story and all(hash in (None, story["data"].get(what)) for what, hash in data.items()): # None: not here now, which loading tells
         newest = max(p.stat().st_mtime for p in work.rglob("*") if p.is_file())
         story["seconds"] += max(0.0, newest - story["last"])
         say(f"{recipe}: taking up an attempt that was interrupted")

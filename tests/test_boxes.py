@@ -1,5 +1,10 @@
 """Boxes of people: read, cut with the clip, found by a detector; almost still clips and views that share their frames."""
 import csv
+import signal
+import subprocess
+import sys
+import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -50,7 +55,9 @@ def test_written_is_read_again_and_nothing_half_written_stays(tmp_path):
 
 @pytest.mark.parametrize("text, sentence", [
     ("path,frame,x0,y0,x1\n", "no column y1"), ("", "no column path"), ("path,frame,x0,y0,x1,y1\na,0,1,2,3,x\n", "line 2"), ("path,frame,x0,y0,x1,y1\na,0,1,2,3\n", "line 2"),
-    ("path,frame,x0,y0,x1,y1\na,0,1,2,3,4\na,-1,1,2,3,4\n", "line 3"), ("path,frame,x0,y0,x1,y1\na,0,1,2,3,nan\n", "line 2"), ("path,frame,x0,y0,x1,y1\na,0.5,1,2,3,4\n", "line 2")])
+    ("path,frame,x0,y0,x1,y1\na,0,1,2,3,4\na,-1,1,2,3,4\n", "line 3"), ("# reach=4\npath,frame,x0,y0,x1,y1\na,0,1,2,3,4\na,1,1,2,3,x\n", "line 4"),
+    ("path,frame,x0,y0,x1,y1\na,0,3,2,1,4\n", "line 2.*larger"), ("path,frame,x0,y0,x1,y1\na,0,1,4,3,2\n", "line 2.*larger"), ("path,frame,x0,y0,x1,y1\na,0,1,2,1,4\n", "line 2.*larger"),
+    ("path,frame,x0,y0,x1,y1\na,0,0,0,0,0\n", "line 2.*larger"), ("path,frame,x0,y0,x1,y1\na,0,1,,3,4\n", "line 2"), ("# reach=4\n", "no column path"), ("path,frame,x0,y0,x1,y1\na,0,1,2,3,nan\n", "line 2"), ("path,frame,x0,y0,x1,y1\na,0.5,1,2,3,4\n", "line 2")])
 def test_a_bad_file_is_named_with_its_line(tmp_path, text, sentence):
     path = tmp_path / "bad.csv"
     path.write_text(text)
@@ -63,6 +70,33 @@ def test_bytes_that_are_no_text_and_files_that_are_not_there(tmp_path):
     with pytest.raises(boxes.BoxesError, match="no.csv.*columns path"): boxes.read_boxes(path)
     path.write_bytes(b"path,frame,x0,y0,x1,y1\n\xff\xfe\x00,1,2\n")
     with pytest.raises(boxes.BoxesError, match="no.csv"): boxes.read_boxes(path)
+
+
+def test_the_file_says_how_far_its_boxes_reach_unless_told_otherwise(tmp_path):
+    plain = write(tmp_path / "plain.csv", "a.mp4,0,1,2,3,4")
+    stating = tmp_path / "stating.csv"
+    stating.write_text("# found by hand, reach=5\n" + plain.read_text())
+    assert [boxes.read_boxes(plain).reach, boxes.read_boxes(stating).reach, boxes.read_boxes(stating, reach=0).reach, boxes.read_boxes(stating, reach=2).reach] == [0, 5, 0, 2]
+    assert boxes.find_boxes(stating).reach == 5 and boxes.find_boxes(stating, 2).reach == 2  # 0, a recipe's default, is not a wish
+    assert boxes.read_boxes(stating, reach=0).hash == boxes.read_boxes(plain).hash != boxes.read_boxes(stating).hash
+    assert boxes.read_boxes(boxes.write_boxes({"a.mp4": ([0], [[1, 2, 3, 4]])}, tmp_path / "again.csv", reach=5)).hash == boxes.read_boxes(stating).hash
+
+
+def test_nobody_there_is_not_nobody_looked(tmp_path):
+    path = write(tmp_path / "b.csv", "a.mp4,0,0,0,4,4", "a.mp4,6,,,,", "b.mp4,0,,,,")
+    read = boxes.read_boxes(path, reach=6)
+    seen = lambda video: (read.clip(Index(video), 0, np.arange(8), (0, 0, 10, 10), 10)[..., 2].max(1, initial=0) > 0).tolist()
+    assert seen("a.mp4") == [True] * 4 + [False] * 4 and seen("b.mp4") == [False] * 8  # nearest looked-at frame, not nearest box
+    assert "1 boxes in 2 videos" in repr(read)
+    read.check(Index("a.mp4", "b.mp4"))  # nobody in b.mp4, but it was looked at
+    assert boxes.read_boxes(boxes.write_boxes(read.table, tmp_path / "c.csv", reach=6)).hash == read.hash
+
+
+def test_a_rewritten_file_is_read_again(tmp_path):
+    path = write(tmp_path / "b.csv", "a.mp4,0,1,2,3,4")
+    first = boxes.read_boxes(path)
+    write(path, "a.mp4,0,1,2,3,4", "a.mp4,1,1,2,3,4")
+    assert boxes.read_boxes(path).hash != first.hash and len(first.table["a.mp4"][0]) == 1
 
 
 def test_the_hash_follows_every_box():
@@ -123,7 +157,8 @@ def test_workers_and_cache_bring_the_same_boxes(puppet_index):
 
 def test_videos_with_more_and_fewer_people_share_a_batch(puppet_index):
     paths = [str(p) for p in puppet_index.paths]
-    some = boxes.Boxes({paths[0]: ([0] * 3, [[0, 0, 96, 96]] * 3), paths[1]: ([0], [[0, 0, 96, 96]])}, reach=99)
+    nobody = {path: ([0], [[0, 0, 0, 0]]) for path in paths}
+    some = boxes.Boxes(nobody | {paths[0]: ([0] * 3, [[0, 0, 96, 96]] * 3), paths[1]: ([0], [[0, 0, 96, 96]])}, reach=99)
     for cache in (None, "memory"):
         batch = next(iter(clips.batches(clips.ClipDataset(puppet_index, 4, 2, 32, cache=cache, boxes=some), 4, 0, shuffle=False)))
         assert batch["boxes"].shape[3:] == (3, 4) and ((batch["boxes"][..., 2] > 0).sum(-1).amax((1, 2)).tolist() == [3, 1, 0, 0])
@@ -133,6 +168,31 @@ def test_boxes_of_other_videos_are_refused(puppet_index, tmp_path):
     with pytest.raises(boxes.BoxesError, match="none of the"): clips.ClipDataset(puppet_index, boxes=boxes.Boxes({"x.mp4": ([0], [[0, 0, 1, 1]])}))
     (tmp_path / "c").mkdir(), (tmp_path / "c" / "v.mp4").write_bytes(b"")
     with pytest.raises(boxes.BoxesError, match="only puppets"): clips.ClipDataset(datasets.folder(tmp_path), boxes=boxes.TrueBoxes())
+
+
+@pytest.mark.parametrize("known, outcome", [(0, "none of the 40"), (1, "1 of the 40 .*2.5%.*50% are needed.*'1.mp4'"), (19, "47.5%"), (20, "warns"), (37, "warns"), (38, ""), (40, "")])
+def test_too_few_videos_with_boxes_are_refused_and_few_told(known, outcome):
+    index, some = Index(*(f"{i}.mp4" for i in range(40))), boxes.Boxes({f"{i}.mp4": ([0], [[0, 0, 1, 1]]) for i in range(known)}, "people.csv")
+    if outcome == "warns":
+        with pytest.warns(UserWarning, match=f"people.csv has boxes of {known} of the 40"): some.check(index)
+    elif outcome:
+        with pytest.raises(boxes.BoxesError, match=outcome): some.check(index)
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            some.check(index)
+
+
+def test_true_boxes_say_which_they_are(puppet_index, tmp_path, monkeypatch):
+    own = boxes.TrueBoxes()
+    assert "the data set's own" in repr(own) and "0 boxes" not in repr(own)
+    (tmp_path / "c").mkdir(), (tmp_path / "c" / "v.mp4").write_bytes(b"")
+    monkeypatch.setenv("MVNB_DATA_FOLDER_BOXES", str(write(tmp_path / "people.csv", "c/v.mp4,0,1,2,3,4")))
+    (tmp_path / "people.csv").write_text("# reach=3\n" + (tmp_path / "people.csv").read_text())
+    own.check(datasets.folder(tmp_path))
+    assert "people.csv: 1 boxes in 1 videos, reach 3" in repr(own) and own.reach == 3 and own.hash != boxes.TRUTH
+    own.check(puppet_index)  # and back
+    assert own.hash == boxes.TRUTH and "people.csv" not in repr(own) and len(own.of(puppet_index, 0)[0])
 
 
 def test_ordinary_clips_keep_their_hash(puppet_index):
@@ -170,10 +230,129 @@ def test_detect_writes_what_it_found(puppet_index, tmp_path):
     lost = datasets.Index("folder", "train", some.root, [*some.paths, "no/such.mp4"], [*some.labels, 0], some.classes)
     found = boxes.detect(lost, tmp_path / "people.csv", Bright(), every=4, score=0.5, device="cpu", progress=False)
     assert list(found.failed) == ["no/such.mp4"]
-    with open(tmp_path / "people.csv", newline="") as file: rows = list(csv.DictReader(file))
-    assert [int(r["frame"]) for r in rows if r["path"] == str(some.paths[1])] == list(range(0, puppets.FRAMES, 4))
+    with open(tmp_path / "people.csv", newline="") as file: first, rows = next(file), list(csv.DictReader(file))
+    assert first == "# mvnb boxes: every=4 score=0.5 reach=2\n"
+    assert [int(r["frame"]) for r in rows if r["path"] == str(some.paths[1])] == [*range(0, puppets.FRAMES, 4), puppets.FRAMES - 1]  # the last one was too far from the one before
     assert {(r["x0"], r["y1"]) for r in rows} == {("1.00", "4.00")}
-    assert boxes.read_boxes(tmp_path / "people.csv", reach=2).hash == found.hash
+    assert boxes.read_boxes(tmp_path / "people.csv").hash == found.hash and found.reach == 2
+    with open(tmp_path / "people.failed.csv", newline="") as file: assert [(r["path"], r["why"]) for r in csv.DictReader(file)] == list(found.failed.items())
+
+
+class Nobody(Bright):
+    def forward(self, frames): return [dict(boxes=torch.tensor([[5., 5, 5.001, 9]]), labels=torch.ones(1), scores=torch.ones(1)) for _ in frames]
+
+
+def test_every_frame_has_one_near_enough_that_was_looked_at():
+    for total in range(1, 60):
+        for every in range(1, 12):
+            at = boxes._looked_at(total, every)
+            assert np.abs(np.arange(total)[:, None] - at).min(1).max() <= every // 2 and len(set(at.tolist())) == len(at) <= -(-total // every) + 1 and at[-1] < total
+    assert boxes._looked_at(9, 4).tolist() == [0, 4, 8] and boxes._looked_at(8, 4).tolist() == [0, 4, 7] and boxes._looked_at(3, 1).tolist() == [0, 1, 2]
+
+
+def test_seldom_looked_at_fills_every_frame(puppet_index, tmp_path):
+    "What a recipe reads without saying more: no empty masks between the frames that were looked at."
+    boxes.detect(puppet_index.subset(range(2)), tmp_path / "b.csv", Bright(), every=7, device="cpu", progress=False)
+    found = boxes.find_boxes(tmp_path / "b.csv").clip(puppet_index, 0, np.arange(puppets.FRAMES), (0, 0, 96, 96), 96)
+    assert (found[..., 2] > 0).any(1).all()
+
+
+def test_nobody_found_is_written_down(puppet_index, tmp_path):
+    "A box without area (after rounding) is nobody, and a video of nobody is not a video that is missing."
+    some = puppet_index.subset(range(2))
+    found = boxes.detect(some, tmp_path / "b.csv", Nobody(), every=20, device="cpu", progress=False)
+    found.check(some)
+    assert (tmp_path / "b.csv").read_text().splitlines()[2:5] == [f"{some.paths[0]},{t},,,," for t in (0, 20, 39)]
+    assert "0 boxes in 2 videos" in repr(found)
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+from test_boxes import Bright, boxes, datasets
+index = datasets.load("puppets-u", "train", root=sys.argv[2], scale=0.06).subset(range(6))
+left = int(sys.argv[4])
+class Dies(Bright):
+    def forward(self, frames):
+        global left
+        left -= len(frames)
+        if left < 0: os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(frames)
+boxes.detect(index, sys.argv[3], Dies(), every=8, device="cpu", progress=False)
+"""
+
+@pytest.mark.parametrize("looks", [0, 12])
+def test_killed_it_goes_on_to_the_same_file(puppet_index, puppets_root, tmp_path, looks):
+    six, whole, out = puppet_index.subset(range(6)), tmp_path / "whole.csv", tmp_path / "cut.csv"
+    boxes.detect(six, whole, Bright(), every=8, device="cpu", progress=False)
+    done = subprocess.run([sys.executable, "-c", KILLED, str(Path(__file__).parent), str(puppets_root), str(out), str(looks)], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL and not out.exists() and (tmp_path / "cut.csv.part").is_file(), done.stderr
+    looked, again = [], Bright()
+    again.register_forward_hook(lambda model, frames, out: looked.append(len(out)))
+    boxes.detect(six, out, again, every=8, device="cpu", progress=False)
+    assert out.read_bytes() == whole.read_bytes() and not (tmp_path / "cut.csv.part").exists()
+    assert sum(looked) == (6 if looks == 0 else 5) * 6  # two were whole, of which the last is looked at again
+
+
+def test_cut_short_it_goes_on_to_the_same_file(puppet_index, tmp_path):
+    three, whole, part = puppet_index.subset(range(3)), tmp_path / "b.csv", tmp_path / "b.csv.part"
+    boxes.detect(three, whole, Bright(), every=16, device="cpu", progress=False)
+    content = whole.read_bytes()
+    for size in (*range(0, len(content), 7), len(content)):
+        whole.unlink()
+        part.write_bytes(content[:size])
+        boxes.detect(three, whole, Bright(), every=16, device="cpu", progress=False)
+        assert whole.read_bytes() == content and not part.exists(), size
+
+
+def test_cut_inside_an_odd_path(puppet_index, tmp_path):
+    "Commas, quotes and line ends in paths; the file stops after each byte."
+    paths = ['a, "b".mp4', "a.mp4", "a.mp4.mp4", "a\nb.mp4"]
+    head, table = "# mvnb boxes: every=1 score=0.5 reach=0\n" + ",".join(boxes.COLUMNS) + "\n", {p: ([0, 0, 1], [[0, 0, 1, 1], [1, 1, 2, 2], [0, 0, 0, 0]]) for p in paths}
+    blocks = [boxes._lines(p, *v) for p, v in table.items()]
+    ends = np.cumsum([len(head), *map(len, blocks)])
+    for size in range(len(head), ends[-1] + 1):
+        (tmp_path / "part").write_text((head + "".join(blocks))[:size])
+        done, kept = boxes._done(tmp_path / "part", head, False)
+        whole = int((ends[1:] <= size).sum())
+        assert len(done) in (whole, whole - 1) and done == set(paths[:len(done)]) and kept == ends[len(done)]
+
+
+def test_a_finished_file_is_completed_and_one_made_otherwise_refused(puppet_index, tmp_path):
+    out, run = tmp_path / "b.csv", dict(every=8, device="cpu", progress=False)
+    boxes.detect(puppet_index.subset(range(2)), out, Bright(), **run)
+    stamp = out.stat().st_mtime_ns
+    boxes.detect(puppet_index.subset(range(2)), out, object(), **run)  # nothing to do: the detector is not touched
+    assert out.stat().st_mtime_ns == stamp
+    assert len(boxes.detect(puppet_index.subset(range(4)), out, Bright(), **run).table) == 4
+    content = out.read_bytes()
+    for other in (dict(every=4), dict(score=0.7)):
+        with pytest.raises(boxes.BoxesError, match="made otherwise"): boxes.detect(puppet_index.subset(range(5)), out, Bright(), **run | other)
+    write(tmp_path / "plain.csv", "a.mp4,0,1,2,3,4")
+    with pytest.raises(boxes.BoxesError, match="made otherwise"): boxes.detect(puppet_index, tmp_path / "plain.csv", Bright(), **run)
+    with pytest.raises(boxes.BoxesError, match="every is 0"): boxes.detect(puppet_index, out, Bright(), every=0)
+    assert out.read_bytes() == content
+
+
+def test_two_do_not_write_one_file(puppet_index, tmp_path):
+    with boxes.FileLock(tmp_path / ".b.csv.lock"):
+        with pytest.raises(boxes.BoxesError, match="another process"): boxes.detect(puppet_index, tmp_path / "b.csv", Bright(), device="cpu", progress=False)
+    assert len(boxes.detect(puppet_index.subset([0]), tmp_path / "b.csv", Bright(), device="cpu", progress=False).table) == 1
+
+
+def test_the_command_finds_people_and_goes_on(puppets_root, tmp_path, monkeypatch, capsys):
+    from mvnb import cli
+    some = datasets.load("puppets-u", "train", root=puppets_root, scale=0.06).subset(range(3))
+    monkeypatch.setattr(datasets, "load", lambda name, split: some if (name, split) == ("ucf101", "train") else None)
+    monkeypatch.setattr(boxes, "detector", Bright)
+    words = ["boxes", "ucf101", "--every", "20", "--out", str(tmp_path / "b.csv"), "--device", "cpu"]
+    assert cli.main(words) == 0 and "9 boxes in 3 videos" in (said := capsys.readouterr().out) and "ucf101_boxes" in said
+    monkeypatch.setattr(boxes, "detector", None)  # all is there: not called
+    assert cli.main(words) == 0 and boxes.read_boxes(tmp_path / "b.csv").reach == 10
+    some = datasets.Index("folder", "train", some.root, [*some.paths, "no/such.mp4"], [*some.labels, 0], some.classes)
+    monkeypatch.setattr(boxes, "detector", Bright)
+    assert cli.main(words) == 1 and "no/such.mp4" in capsys.readouterr().err
+    assert cli.main([*words, "--every", "5"]) == 1 and "made otherwise" in capsys.readouterr().err
 
 
 def test_the_detectors_weights_are_asked_for_by_name(tmp_path, monkeypatch):

@@ -174,6 +174,69 @@ def test_changed_data_make_a_result_stale(store, tmp_path, monkeypatch, capsys):
     assert "puppets-u train" in capsys.readouterr().out and runs.status(recipe).state == "stored"
 
 
+def boxed(**params): # a stored run on true boxes, or on those of a file
+    return recipes.pretraining(SMOKE, "mac", "puppets-u", "r2plus1d", objective="s", source="box", **params)
+
+
+def write_boxes(path, index, x1): path.write_text("path,frame,x0,y0,x1,y1\n" + "".join(f"{p},{t},5,5,{x1},50\n" for p in index.paths for t in range(0, 40, 8)))
+
+
+@pytest.mark.parametrize("named_by", ["the recipe", "settings"])
+def test_changed_boxes_make_a_result_stale(store, tmp_path, monkeypatch, capsys, named_by):
+    "Of the pretraining and of what was tuned from it; boxes that are away, or cannot be used, say nothing."
+    path, index = tmp_path / "people.csv", Data("puppets-u", scale=SMOKE.scale).load()
+    write_boxes(path, index, 40)
+    recipe = boxed(reach=4, **({"boxes": str(path)} if named_by == "the recipe" else {}))
+    if named_by == "settings": # puppets that have lost their own boxes stand for real videos
+        monkeypatch.setattr(runs.find_boxes("truth").__class__, "check", lambda self, index: _given(self, path, index))
+    child = tune(recipe)
+    ensure(child)
+    assert set(runs.find(child).meta["data"]) == {"train", "test biased", "test unbiased", "parent train", "parent boxes"} and "boxes" in runs.find(recipe).meta["data"]
+    text = path.read_text()
+    path.write_text("\n".join(sorted(text.splitlines(), reverse=True)[-1:] + text.splitlines()[1:]) + "\n")  # the same boxes, written anew
+    assert runs.status(recipe).state == runs.status(child).state == "stored"
+    write_boxes(path, index, 60)
+    assert [runs.status(r).why for r in (recipe, child)] == ["the boxes have changed since it was computed"] * 2 and runs.find(child) is None
+    path.write_text("path,frame,x0,y0,x1,y1\n")
+    assert runs.status(recipe).state == "stored"
+    path.unlink()
+    assert runs.status(recipe).state == "stored"
+    write_boxes(path, index, 60)
+    ensure(recipe, progress=True)
+    assert "the boxes have changed" in capsys.readouterr().out and runs.status(recipe).state == "stored"
+
+
+def _given(own, path, index):
+    from mvnb import boxes
+    own.given = boxes.read_boxes(path, own.given_reach or None)
+    own.reach = own.given.reach
+    own.given.check(index)
+
+
+def test_a_result_on_true_boxes_has_no_entry_and_stands(store):
+    recipe = boxed()
+    ensure(recipe)
+    assert set(runs.find(recipe).meta["data"]) == {"train"} and set(runs.manifests(tune(recipe))) == {"train", "test biased", "test unbiased", "parent train"}
+
+
+def test_boxes_that_are_away_do_not_throw_a_checkpoint_away(store, tmp_path, monkeypatch):
+    path, index = tmp_path / "people.csv", Data("puppets-u", scale=SMOKE.scale).load()
+    write_boxes(path, index, 40)
+    recipe = boxed(boxes=str(path))
+    real, work = runs._publish, store / f".work-{recipe.hash}"
+    monkeypatch.setattr(runs, "_publish", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt): ensure(recipe)
+    monkeypatch.setattr(runs, "_publish", real)
+    (work / "result.json").unlink()
+    path.rename(tmp_path / "away.csv")
+    with pytest.raises(ValueError, match="people.csv"): ensure(recipe)
+    assert (work / "checkpoint.pt").is_file()
+    (tmp_path / "away.csv").rename(path)
+    assert ensure(recipe).meta["starts"] == 3
+    write_boxes(path, index, 60)
+    assert ensure(recipe).meta["starts"] == 1  # computed anew with the other boxes
+
+
 def test_results_stand_where_the_videos_are_not(store, monkeypatch):
     recipe = pre()
     ensure(recipe)
