@@ -48,9 +48,12 @@ def test_every_definition_is_whole(key):
     assert key == (d.paper, d.number) and d.draw in figures.DRAWN and set(d.protocols) <= set(figures.READERS)
     assert (ROOT / "nbs" / "figures" / f"{d.notebook}.ipynb").is_file() and d.notebook.startswith(tables.stem_of(d.paper, d.number, "figure") + "_")
     cells = json.loads((ROOT / "nbs" / "figures" / f"{d.notebook}.ipynb").read_text())["cells"]
-    page = "".join(c for cell in cells for c in cell["source"])
+    page = "\n".join("".join(cell["source"]) for cell in cells)
     number = d.number if d.number.isdigit() else f'"{d.number}"'
     assert f'figures.Page("{d.paper}", {number})' in page and ".save_figure(" in page and "claims.save()" in page
+    facts = {line.split("|")[1].strip(): [c.strip() for c in line.strip("|").split("|")[1:]] for line in page.splitlines() if line.startswith("|") and not line.startswith("|-")}
+    assert {"command, from anywhere", "hardware and time", "expected result", "last reproduced"} <= set(facts) and all(len(c) == 3 and all(c) for k, c in facts.items() if k)
+    assert facts["last reproduced"][0].startswith("see the commit") and facts["last reproduced"][1:] == ["in every test run", "not yet"]
     if d.layer: assert d.layer in dict(models.build(recipes.DEMO.backbones[d.family]).named_modules())
 
 def test_figures_2_and_3_share_a_page():
@@ -239,9 +242,40 @@ def test_judging_leaves_out_what_has_no_number():
     plan = type("Plan", (), dict(profile="demo"))
     a, b = np.array([[.5, .6, np.nan, .7, .55]]), np.array([[.3, .41, .2, np.nan, .36]])
     kept = [0, 1, 4]
-    got, expected = figures._judge("x", "t", plan, a, b).verdict, tables.judge(a[:, kept], b[:, kept])
+    got, expected = figures.judge_claim("x", "t", plan, a, b).verdict, tables.judge(a[:, kept], b[:, kept])
     assert got == expected and got.verdict == "holds"
-    assert figures._judge("x", "t", plan, a * np.nan, b).verdict.verdict == "not judged"
+    assert figures.judge_claim("x", "t", plan, a * np.nan, b).verdict.verdict == "not judged"
+
+
+def test_who_was_right_is_read_from_the_stored_predictions(here):
+    "In the order of the paths, seed by seed; -1 is a video that could not be read."
+    plan = figure("fame", 4).plan("smoke", seeds=2)
+    results = random_results(plan, here / "fake")
+    for seed, ranks in ((0, {"b": 0, "a": 3, "c": -1}), (1, {"c": 0, "b": 1, "a": 0})):
+        folder = results["linear", "fame", seed].folder / "predictions"
+        folder.mkdir(parents=True)
+        (folder / "biased.csv").write_text("path,rank\n" + "".join(f"{p}.mp4,{r}\n" for p, r in ranks.items()))
+    drawing = figures.Drawing()
+    drawing.plan, drawing.results = plan, results
+    assert drawing.right("linear", "fame", "biased").tolist() == [[0, 1, 0], [1, 0, 1]]
+    with pytest.raises(KeyError): drawing.right("linear", "mac", "biased")
+    with pytest.raises(FileNotFoundError): drawing.right("linear", "fame", "unbiased")
+
+def test_published_gaps_and_claims_between_papers_are_shown_and_not_run(here):
+    plan = dataclasses.replace(figure("fame", 4).plan("smoke"), profile="demo")
+    a, b = np.array([[.5, .6, .7, .55]]), np.array([[.3, .41, .5, .36]])
+    class Made(figures.Drawing):
+        results = {}
+        judged = [figures.judge_claim("one", t, plan, a, b, published_on="UCF101", published_gap=8.7) for t in ("biased", "unbiased")] + [
+            figures.Judged("two", t, tables.Verdict("not run", np.nan, np.nan), published_on="UCF101", published_gap=.4) for t in ("biased", "unbiased")] + [figures.judge_claim("three", "biased", plan, b, a, by="ours, not the paper's")]
+    made = Made()
+    made.plan = plan
+    lines, shown = made.claim_lines, made.claims
+    assert lines.published_gap.tolist() == ["+8.7", "+8.7", "+0.4", "+0.4", ""] and lines.verdict.tolist() == ["holds", "holds", "not run", "not run", "fails"]
+    idle = lines[lines.verdict == "not run"]
+    assert (idle[["gap", "margin", "measured_on", "seeds", "device", "commit"]] == "").all(axis=None) and set(lines.measured_on) == {"puppets-u", ""}
+    assert shown.frame["published gap"].tolist() == ["+8.7", "+0.4", ""] and shown.frame["measured on"].tolist() == ["puppets-u", "not run", "puppets-u"]
+    assert any("not run" in n for n in shown.notes) and any(n.endswith("three.") for n in shown.notes)
 
 
 def test_figures_2_and_3_on_puppets(here):

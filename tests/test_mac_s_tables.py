@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mvnb import boxes, datasets, figures, methods, recipes, runs, tables
-from mvnb.mac_s_tables import EPOCHS, Curve, printed, shortened
+from mvnb.mac_s_tables import EPOCHS, Curve, shortened
 from mvnb.methods.mac import AUGMENTATIONS
 from mvnb.train import learning_rate
 
@@ -44,8 +44,18 @@ def test_what_cannot_be_read_is_missing_and_says_why():
     for name in (*(tables.stem_of("mac", n) for n in NUMBERS), "mac_s_figure1"):
         with open(ROOT / "mvnb" / "published" / f"{name}.csv", newline="", encoding="utf-8") as file:
             for line in csv.DictReader(file): assert line["value"] or line["note"], (name, line)
-    curve = printed().set_index("row")
+    curve = figures.printed("mac", "s1").set_index("row")
     assert curve.loc["5", "value"] == 85 and curve["value"].isna().sum() == 3 and "87.1" in curve.loc["80", "note"]
+
+
+def test_claims_of_the_curve_are_the_supplement_s_or_ours(place):
+    "Published gaps from the text of the supplement and the main paper's Table 3; ρBYOL is another work."
+    plan = figures.figure("mac", "s1").plan("smoke")
+    curve = figures.figure("mac", "s1").run(plan, device="cpu", workers=0, progress=False)
+    lines = curve.claim_lines.drop_duplicates("claim").set_index("claim")
+    assert dict(zip(lines.index, zip(lines["published_gap"], lines["by"] == "paper"))) == {
+        "5 epochs beat random weights": ("+13.8", True), "5 epochs beat ρBYOL's 50": ("+0.4", True), "80 epochs beat 5": ("+2.1", False), "5 of 80 epochs bring more than half of the gain": ("+11.7", False)}
+    assert lines.loc["5 epochs beat ρBYOL's 50", "verdict"] == "not run" and set(curve.claim_lines["verdict"]) == {"not run", "not judged"}
 
 
 def test_printed_gains_are_the_differences():
@@ -116,7 +126,7 @@ def test_boxes_of_a_real_data_set_come_from_settings(tmp_path, monkeypatch, pupp
     own = boxes.find_boxes("truth", reach=2)
     with pytest.raises(boxes.BoxesError, match="minikinetics200_boxes"): own.check(other)
     boxes_csv = tmp_path / "people.csv"
-    boxes_csv.write_text(f"path,frame,x0,y0,x1,y1\n{path},3,1,2,30,40\n")
+    boxes_csv.write_text("path,frame,x0,y0,x1,y1\n" + "".join(f"{p},3,1,2,30,40\n" for p in other.paths))
     monkeypatch.setenv("MVNB_DATA_MINIKINETICS200_BOXES", str(boxes_csv))
     own.check(other)
     whole = own.clip(other, 0, np.array([3, 5, 6]), (0, 0, 64, 64), 64)
@@ -178,7 +188,10 @@ def test_the_curve_shows_every_length_and_judges_by_the_stored_predictions(place
     curve = figures.figure("mac", "s1").run(plan, device="cpu", workers=0, progress=False)
     assert isinstance(curve, Curve) and len(curve.frame) == 5
     for row in ("0", "5", "80"):
-        for test in curve.tests: assert curve.values(row, test)[0] == pytest.approx(100 * curve.right(row, test).mean())
-    right = curve.figure().axes[1]
+        for test in curve.tests: assert curve.values(row, test)[0] == pytest.approx(100 * curve.right("finetune", row, test).mean())
+    left, right = curve.figure().axes
+    marks = {l.get_label(): (l.get_markerfacecolor(), l.get_ydata().tolist()) for l in left.lines if l.get_marker() == "o"}
+    hollow = next(k for k in marks if "Table 3" in k)
+    assert marks.pop(hollow) == ("white", [71.2, 87.1]) and [(c != "white", y[0]) for c, y in marks.values()] == [(True, 85.0)] and left.get_ylim() == right.get_ylim()
     drawn = {c.get_label(): c.lines[0].get_ydata().tolist() for c in right.containers}
     assert drawn == {f"puppets-u, {t}": [pytest.approx(float(curve.values(r.key, t)[0])) for r in plan.definition.rows] for t in curve.tests}

@@ -65,6 +65,58 @@ def test_what_contradicts_itself_is_said():
     assert {"MAC-SC-4* (UCF101)"} in [set(where) for note, where in tables._notes(tables.TABLES["mac", "2"]).items() if "6.8" in note]
 
 
+def test_text_and_table_3_disagree_in_notes_and_on_the_page():
+    notes = {where[0]: note for note, where in tables._notes(tables.TABLES["mac", "3"]).items()}
+    assert "fewer frames" in notes["TransRank K400 finetune (Res.)"] and "1.5" in notes["CVRL K400 finetune (UCF101)"] and "1.4" in notes["CVRL K400 finetune (UCF101)"]
+    page = (ROOT / "nbs" / "tables" / "mac_table3_action_recognition.ipynb").read_text()
+    three = tables.table("mac", 3).published
+    gap = lambda better, worse, column: f"{three.loc[better, column] - three.loc[worse, column]:.1f}"
+    mac = "MAC-SC-4 K400 finetune"
+    for said in ((gap("CtP K400 finetune", mac, "HMDB51"), gap("TransRank K400 finetune", mac, "HMDB51")), (gap("BraVe K400 finetune", mac, "UCF101"), gap("ρBYOL K400 finetune", mac, "UCF101")),
+                 (gap("BraVe K400 finetune", mac, "HMDB51"), gap("ρBYOL K400 finetune", mac, "HMDB51"))): assert f"{said[0]} and {said[1]}" in page
+    assert f"CtP by {gap('CtP UCF101 finetune', 'MAC-SC-4 UCF101 finetune', 'HMDB51')}" in page and f"ahead by {gap('CVRL K400 finetune', mac, 'UCF101')} points where" in page
+    keys = list(three.index)
+    assert len(keys[keys.index("TransRank K400 finetune") + 1:]) == 7 and "last seven rows" in page  # those with 224×224
+    res = tables.published_settings("mac", "3")["Res."]
+    assert res.str.startswith("224").tolist() == [False] * 16 + [True] * 7
+
+
+def test_claims_about_other_works_are_borne_out_and_thresholds_owned():
+    t = tables.table("mac", 3)
+    worse = {(w, c.column) for c in t.claims for w in c.worse}
+    for rival in ("CtP UCF101 finetune", "CtP K400 finetune"): assert (rival, "UCF101") in worse and (rival, "HMDB51") not in worse
+    for rival in ("CoCLR K400 finetune", "ASC-Net K400 finetune R3D-18"): assert {(rival, "UCF101"), (rival, "HMDB51")} <= worse
+    near = {c.worse: (c.within, "our threshold" in c.text) for c in t.claims if c.within}
+    assert near == {("TransRank K400 finetune",): (1.0, True), ("CVRL K400 finetune",): (1.5, False), ("BraVe K400 finetune", "ρBYOL K400 finetune"): (5.0, True)}
+    for number in NUMBERS:
+        table = tables.table("mac", number)
+        for c in table.claims: assert c.ours or c.strength(c.gap(table.published)) > 0, c
+
+
+def test_works_are_cited_so_that_one_reference_fits():
+    "Names that the paper's list has twice in a year carry an initial or a letter."
+    cited = {}
+    for number in ("3", "4", "5"):
+        for l in tables._lines("mac", number):
+            if l["cites"]: cited.setdefault(l["row"].split()[0], set()).add(l["cites"])
+    assert all(len(c) == 1 for c in cited.values()), cited
+    assert {k: c.pop() for k, c in cited.items() if k in ("MoCo", "ASC-Net", "BE", "CtP", "PaceP")} == {
+        "MoCo": "X. Chen et al. 2020", "ASC-Net": "D. Huang et al. 2021", "BE": "J. Wang et al. 2021b", "CtP": "G. Wang et al. 2021", "PaceP": "J. Wang et al. 2020"}
+
+
+PAGES = [tables.TABLES[key].notebook for key in tables.TABLES if key[0] == "mac"]
+
+@pytest.mark.parametrize("notebook", PAGES)
+def test_every_page_says_what_it_takes_and_when_it_was_last_reproduced(notebook):
+    text = "\n".join("".join(c["source"]) for c in json.loads((ROOT / "nbs" / "tables" / f"{notebook}.ipynb").read_text())["cells"])
+    facts = {line.split("|")[1].strip(): [c.strip() for c in line.strip("|").split("|")[1:]] for line in text.splitlines() if line.startswith("|") and not line.startswith("|-")}
+    assert {"command, from anywhere", "or, as any notebook", "data", "hardware and time", "expected result", "last reproduced"} <= set(facts) and all(len(c) == 3 and all(c) for k, c in facts.items() if k)
+    assert facts["last reproduced"] == ["see the commit under the table", "in every test run", "not yet"]
+    for link in text.split("](")[1:]:  # links to other pages lead somewhere
+        name = link.split(")")[0].split("#")[0]
+        if name.endswith(".ipynb"): assert (ROOT / "nbs" / "tables" / name).resolve().is_file(), name
+
+
 # ---------------------------------------------------------------- as planned
 
 def test_the_paper_profile_is_the_papers(place):
@@ -81,6 +133,16 @@ def test_the_paper_profile_is_the_papers(place):
     big = three["MAC-SC-2 K400 linear", "HMDB51", 0]
     assert (big.parent.schedule.epochs, big.parent.schedule.milestones, big.parent.params["queue"]) == (80, (30, 60), 65536) and big.kind == "linear" and big.params["layers"] == 3
     assert tables.table("mac", 4).plan("paper").cells["MAC-SC-2 Diving-48", "Diving48", 0].backbone == "i3d" and tables.table("mac", 5).plan("paper").cells["MAC-SC-2", "UCF101 Top-1", 0].backbone == "r3d_18"
+
+
+def test_all_of_table_4_has_one_size(place):
+    "As its caption says; otherwise BE and FAME have FAME's settings, and small profiles do not change."
+    cells = tables.table("mac", 4).plan("paper").cells
+    assert {(r.clips.size, r.parent.clips.size, r.backbone) for r in cells.values()} == {(112, 112, "i3d")}
+    ours, theirs = cells["FAME UCF-101", "Diving48", 0].parent, tables.table("fame", 3).plan("paper").cells["0.5", "UCF101", 0].parent
+    assert ours != theirs and dataclasses.replace(ours, clips=dataclasses.replace(ours.clips, size=224)) == theirs and recipes.profile("paper", "fame").sizes == dict(r2plus1d=112)
+    assert cells["MAC-SC-2 Diving-48", "Diving48", 0].parent.schedule.epochs == 300 and cells["BE Diving-48", "Diving48", 0].parent.schedule.epochs == 200
+    assert {r.parent.params["queue"] for r in cells.values()} == {2048}
 
 
 def test_rows_of_another_paper_are_its_runs(place):
@@ -156,6 +218,16 @@ def test_losses_on_still_clips_are_those_of_the_predictions(stills):
             assert 100 * stills.loss(row, test).mean() == pytest.approx(100 * np.mean([right[0][p] - right[1][p] for p in right[0]]))
     assert [f"{v:.1f}" for v in (4.1, 3.2, 12.8)] == stills.frame["published loss"].tolist()
     assert len(stills.judged) == 4 and set(stills.claim_lines["verdict"]) == {"not judged"} and len(stills.figure().axes) == 3
+    assert stills.claim_lines["published_gap"].tolist() == ["+8.7", "+9.6"] * 2
+    chance = [l for ax in stills.figure().axes[1:] for l in ax.lines if l.get_label() == "chance"]
+    classes = len(stills.results["still", "MoCo", 0].metrics["biased"]["confusion"])
+    assert [set(l.get_ydata()) for l in chance] == [{100 / classes}] * 2
+
+
+def test_the_demo_s_figures_say_what_it_changes_about_mac(stills):
+    said = recipes.DEMO.remarks["mac"]
+    demo = type(stills)(dataclasses.replace(stills.plan, profile="demo"), stills.results)
+    assert said in demo.provenance and said not in stills.provenance and said in str(demo) and "MAC's contrast weighs 4" in said
 
 
 def test_maps_are_held_against_macs_own_mask(stills, place):
