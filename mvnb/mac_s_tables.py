@@ -76,11 +76,11 @@ _ablation(5, "Backbones", "backbones", "method and backbone", settings=("Backbon
 def _varied(name: str, values: tuple, default: float, key=str): # rows over one parameter
     return [Row(key(v), key(v), "mac", _SC2 if v == default else _SC2 | {name: v}) for v in values]
 
-_ablation(6, "Number of factors k", "k", "k", _varied("k", (2, 3, 4, 5, 6), 4),
+_ablation(6, "Number of factors k", "k", "k (number of factors)", _varied("k", (2, 3, 4, 5, 6), 4),
           [*(_beats(f"k = 4 beats k = {k}", "4", str(k)) for k in (2, 3, 5, 6)), _beats("k = 6 beats k = 2", "6", "2")])
-_ablation(7, "Memory m of the background", "m", "m", _varied("m", (0.1, 0.5, 1.0), 0.5, "{:g}".format),
+_ablation(7, "Memory m of the background", "m", "m (weight of the past)", _varied("m", (0.1, 0.5, 1.0), 0.5, "{:g}".format),
           [_beats("m = 0.5 beats m = 0.1", "0.5", "0.1"), _beats("m = 0.5 beats m = 1", "0.5", "1"), _beats("m = 1 beats m = 0.1", "1", "0.1")])
-_ablation(8, "Threshold λ of the mask", "lambda", "λ", _varied("lambda_", (10, 30, 60), 30),
+_ablation(8, "Threshold λ of the mask", "lambda", "λ (gray levels)", _varied("lambda_", (10, 30, 60), 30),
           [_beats("λ = 30 beats λ = 10", "30", "10"), _beats("λ = 30 beats λ = 60", "30", "60"), _beats("λ = 60 beats λ = 10", "60", "10")]);
 
 # %% ../nbs/88_mac_s_tables.ipynb #83bc45ba

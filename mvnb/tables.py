@@ -30,7 +30,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
-from . import models, recipes, runs, settings
+from . import boxes, models, recipes, runs, settings
 from .recipes import Options, Recipe
 
 # %% ../nbs/82_tables.ipynb #649fe588
@@ -334,9 +334,15 @@ def start_trouble(row: Row, profile: str, paper: str, data: str, family: str) ->
     "Why a row cannot start here from that data set, or nothing."
     if row.method == "random": return ""
     sizes = recipes.profile(profile, row.paper or paper)
-    if not weights_of(row, sizes): return _trouble(data)
+    if not weights_of(row, sizes): return _trouble(data) or _boxes_trouble(row, data)
     try: models.supervised_weights(sizes.backbones[family])
     except models.WeightsError as e: return str(e)
+    return ""
+
+def _boxes_trouble(row: Row, data: str) -> str:
+    if row.params.get("source") != "box": return ""
+    try: boxes.find_boxes(row.params.get("boxes", "truth")).check(recipes.Data(data).load())
+    except boxes.BoxesError as e: return str(e)
     return ""
 
 def _trouble(name: str) -> str:

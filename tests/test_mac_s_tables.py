@@ -195,3 +195,14 @@ def test_the_curve_shows_every_length_and_judges_by_the_stored_predictions(place
     assert marks.pop(hollow) == ("white", [71.2, 87.1]) and [(c != "white", y[0]) for c, y in marks.values()] == [(True, 85.0)] and left.get_ylim() == right.get_ylim()
     drawn = {c.get_label(): c.lines[0].get_ydata().tolist() for c in right.containers}
     assert drawn == {f"puppets-u, {t}": [pytest.approx(float(curve.values(r.key, t)[0])) for r in plan.definition.rows] for t in curve.tests}
+
+
+def test_a_row_of_boxes_says_beforehand_that_it_has_none(tmp_path, monkeypatch):
+    class Films:
+        name = "minikinetics200"
+        def __len__(self): return 1
+        def path(self, i): return tmp_path / "film.mp4"
+    monkeypatch.setattr(tables.recipes.Data, "load", lambda self: Films())
+    box, motion = tables.TABLES["mac", "s3"].rows
+    assert "minikinetics200_boxes = FILE" in tables.start_trouble(box, "paper", "mac", "minikinetics200", "r2plus1d")
+    assert not tables.start_trouble(motion, "paper", "mac", "minikinetics200", "r2plus1d")
