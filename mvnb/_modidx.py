@@ -969,6 +969,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'mvnb.tables._apart': ('tables.html#_apart', 'mvnb/tables.py'),
                              'mvnb.tables._asked': ('tables.html#_asked', 'mvnb/tables.py'),
                              'mvnb.tables._assigned': ('tables.html#_assigned', 'mvnb/tables.py'),
+                             'mvnb.tables._boxes_trouble': ('tables.html#_boxes_trouble', 'mvnb/tables.py'),
                              'mvnb.tables._cell': ('tables.html#_cell', 'mvnb/tables.py'),
                              'mvnb.tables._cells': ('tables.html#_cells', 'mvnb/tables.py'),
                              'mvnb.tables._checked': ('tables.html#_checked', 'mvnb/tables.py'),

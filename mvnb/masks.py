@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .motion import as_batch, picture_row, summarize, unit
+from .motion import as_batch, check_pixels, picture_row, summarize, unit
 
 # %% ../nbs/11_masks.ipynb #3aef1565
 def overlay(clip: Tensor, # float [3,T,H,W] in [0,1], or uint8
@@ -239,8 +239,9 @@ def _gray(frame, out=None):
 
 # %% ../nbs/11_masks.ipynb #0d9d6daf
 def _check_mac(clip, lambda_, m):
-    "The threshold in the clip's own scale."
+    "The threshold in the clip's own scale, when the arguments are some."
     if as_batch(clip, 2).shape[1] != 3: raise ValueError(f"colour clips [B,3,T,H,W] are needed, got shape {tuple(clip.shape)}")
+    check_pixels(clip)
     if not lambda_ >= 0: raise ValueError(f"lambda_ is {lambda_}: the threshold counts gray levels of 0 to 255, from 0 up")
     if not 0 <= m <= 1: raise ValueError(f"m is {m}: the weight of the past lies in [0, 1]")
     return (lambda_ + 1e-3) / (1 if clip.dtype == torch.uint8 else 255)
@@ -257,7 +258,7 @@ def mac_mask(clip: Tensor, # float [B,3,T,H,W] in [0,1], or uint8; T >= 2
              lambda_: float = 30, # threshold in gray levels of 0 to 255, 0 or more
              m: float = 0.5, # memory: weight of the past in the background, in [0, 1]
             ) -> Tensor: # bool [B,T,H,W]; the first frame's mask is empty
-    "What differs from a running background (MAC, supplement, Algorithm 1). Raises ValueError if T < 2 and for parameters out of range."
+    "What differs from a running background (MAC, supplement, Algorithm 1). Raises ValueError if T < 2, for integers other than uint8, for parameters out of range; on a CPU also for floats whose first frame lies outside [0, 1]."
     level, frames = _check_mac(clip, lambda_, m), clip.unbind(2)
     background = _gray(frames[0])
     if _eager_cpu(background) and clip.is_floating_point() and background.numel(): _check_unit(background)

@@ -167,7 +167,7 @@ def gains(mask: Tensor, # bool [B,H,W] or [B,T,H,W]
           time: int, # frames T
           dtype: torch.dtype = torch.float32, # of the factors
          ) -> Tensor: # [B,T,H,W]: alpha in the foreground, 1 elsewhere
-    "The factor of every pixel of a blend. Raises ValueError for factors that do not fit the clip or lie outside [0, 1]."
+    "The factor of every pixel of a blend. Raises ValueError for factors that do not fit the clip; for some outside [0, 1] only when `alpha` is on a CPU, since a look at a GPU's values would wait for it."
     alpha = torch.as_tensor(alpha, dtype=dtype)
     if alpha.ndim > 2 or alpha.ndim and len(alpha) != len(mask) or alpha.ndim == 2 and time % max(1, alpha.shape[1]):
         raise ValueError(f"alpha has shape {tuple(alpha.shape)}: use a number, [B] or [B,n], with B = {len(mask)} and n a divisor of {time} frames")
@@ -185,7 +185,7 @@ def alpha_blend(clip: Tensor, # [B,C,T,H,W], floats or uint8
                 *,
                 out: Tensor | None = None, # memory for the result, may be the clip itself; None: new
                ) -> Tensor: # [B,C,T,H,W]: `out`, or a new tensor; bytes are rounded
-    "The foreground times alpha, the background untouched (MAC, Eq. 1). Raises ValueError for what does not fit together."
+    "The foreground times alpha, the background untouched (MAC, Eq. 1). Raises ValueError for what does not fit together; factors outside [0, 1] are noticed only when `alpha` is on a CPU."
     _fit(clip, clip, mask, None, out)
     gain = gains(mask, alpha, clip.shape[2], clip.dtype if clip.is_floating_point() else torch.float32)[:, None]
     if not clip.is_floating_point():

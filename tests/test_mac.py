@@ -137,7 +137,16 @@ def test_stages_agree_with_the_mask():
     (noise(), dict(m=1.1), "m is 1.1"), (noise(), dict(m=math.nan), "m is nan"), (noise(), dict(lambda_=-1), "lambda_ is -1"),
     (noise() * 255, {}, "divide bytes by 255"), (noise() * 4 - 2, {}, "before normalizing")])
 def test_mask_refuses(clip, more, sentence):
-    with pytest.raises(ValueError, match=sentence): masks.mac_mask(clip, **more)
+    for mask in (masks.mac_mask, masks.mac_stages):
+        with pytest.raises(ValueError, match=sentence): mask(clip, **more)
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.int16, torch.int32, torch.int64, torch.bool])
+def test_integers_other_than_bytes_are_refused(kind):
+    "Their white may be 255 or 65535: a threshold in gray levels means nothing there."
+    clip = bytes_of().to(kind)
+    for mask in (masks.mac_mask, masks.mac_stages):
+        with pytest.raises(ValueError, match=rf"floats in \[0, 1\] or uint8, got {kind}"): mask(clip)
 
 
 def test_mask_and_blend_compile():
@@ -281,7 +290,7 @@ def test_draws_follow_seed_epoch_and_index_only():
 
 
 def test_the_key_is_never_blended():
-    task, batch = MAC(**TINY), make_batch()
+    task, batch = MAC(symmetric=True, **TINY), make_batch()
     clip = to_float(batch["clip"])
     query, key = task.pair(batch)
     assert torch.equal(key, clip[:, 1]) and not torch.equal(query, clip[:, 0])
@@ -375,9 +384,38 @@ def test_bf16_autocast_gives_a_finite_float32_loss():
 
 @pytest.mark.parametrize("params, sentence", [
     ({"objective": "x"}, "s, c, sc"), ({"heads": "two"}, "one, each"), ({"loss": "l1"}, "ce, mse, mse-n"), ({"source": "flow"}, "motion, box"),
-    ({"n": 0}, "n is 0"), ({"k": 1}, "k is 1"), ({"ss_weight": -1}, "0 or more"), ({"lamda": 3}, "lamda")])
+    ({"n": 0}, "n is 0"), ({"k": 1}, "k is 1"), ({"n": 2.0}, "n is 2.0"), ({"k": 4.5}, "k is 4.5"), ({"lamda": 3}, "lamda"),
+    ({"ss_weight": -1}, "0 or more"), ({"ss_weight": math.nan}, "ss_weight=nan"), ({"c_weight": math.nan}, "c_weight=nan"), ({"c_weight": math.inf}, "finite"),
+    ({"m": 1.5}, "m is 1.5"), ({"m": -0.1}, "m is -0.1"), ({"m": math.nan}, "m is nan"), ({"lambda_": -1}, "lambda_ is -1"), ({"lambda_": math.nan}, "lambda_ is nan"),
+    ({"reach": -1}, "reach is -1"), ({"heads": "each", "loss": "mse"}, "one output for each subclip"), ({"heads": "each", "loss": "mse-n"}, 'loss="ce"'),
+    ({"boxes": "people.csv"}, 'source="box"')])
 def test_bad_options_are_refused(params, sentence):
     with pytest.raises(ValueError, match=sentence): methods.build("mac", **{**TINY, **params})
+
+
+def test_options_at_their_limits_are_taken():
+    for m, lambda_, weight in ((0, 0, 0), (1, 300, 2.5)): MAC(m=m, lambda_=lambda_, ss_weight=weight, n=np.int64(2), **TINY)
+    assert MAC(source="box", boxes="people.csv", reach=3, **TINY).boxes == "people.csv"
+
+
+def test_defaults_are_the_papers():
+    "Queries alone are blended, and colours change as in the paper's profile, which knows no blur."
+    task, paper = MAC(**TINY), recipes.PAPER["mac"]
+    assert task.photometric == Photometric(**paper.photometric) == Photometric(**AUGMENTATIONS["jitter, gray"])
+    assert task.symmetric is paper.method["symmetric"] is False and task.photometric.blur == 0
+    assert (task.weights, task.lambda_, task.m, task.k, task.n) == ((1.0, 0.5), 30, 0.5, 4, 2)
+    seen, keys_of = [], task.keys_of
+    task.keys_of = lambda x, batch, view: (seen.append(view), keys_of(x, batch, view))[1]
+    task.train()(make_batch())
+    assert seen == ["k"] and task.pointer == 4
+
+
+@pytest.mark.parametrize("profile", ["smoke", "demo", "paper"])
+def test_runs_do_not_lean_on_the_defaults(profile):
+    "A recipe says itself which colours change and whether both views are queries: stored runs stay what they were."
+    p = recipes.profile(profile, "mac")
+    r = recipes.pretraining(p, "mac", "ucf101" if profile == "paper" else "puppets-u", "r2plus1d")
+    assert "symmetric" in r.params and {"gray", "p_jitter", "blur", "flip"} <= set(r.photometric)
 
 
 def test_bad_batches_are_refused():

@@ -289,6 +289,7 @@ def test_refuses(make):
     with pytest.raises(ValueError, match="at least 2 frames"): make(noise()[:, :, :1])
     with pytest.raises(ValueError, match="lie in"): make(noise() * 255)
     with pytest.raises(ValueError, match="colour clips"): make(noise((1, 1, 4, 8, 8)))
+    with pytest.raises(ValueError, match="got torch.int16"): make((noise() * 255).to(torch.int16))
 
 
 def test_names():

@@ -77,6 +77,8 @@ def test_bytes_are_divided_by_255():
 def test_refuses(function):
     with pytest.raises(ValueError, match="at least 2 frames"): function(torch.rand(1, 3, 1, 8, 8))
     with pytest.raises(ValueError, match=r"\[B,C,T,H,W\]"): function(torch.rand(3, 4, 8, 8))
+    for kind in (torch.int8, torch.int16, torch.int64, torch.bool):
+        with pytest.raises(ValueError, match=rf"floats in \[0, 1\] or uint8, got {kind}"): function(torch.ones(1, 3, 3, 8, 8, dtype=kind))
 
 
 def test_on_a_real_clip(shared_data):
