@@ -56,7 +56,23 @@ def mac():
     mask = masks.mac_mask(batch(clip))
     shaded = np.where(mask[0].numpy()[..., None], clip, clip * .25 + .7)
     blend = lambda *alpha: mixing.alpha_blend(batch(clip), mask, torch.tensor([alpha]))[0].permute(1, 2, 3, 0).numpy()
-    strips({"a clip": clip, "what moves\nλ = 30": shaded, "α = 1/6, 1": blend(1 / 6, 1), "α = 1/2, 1/6": blend(1 / 2, 1 / 6)}, "mac")
+    rows = {"a clip": clip, "what moves\nλ = 30": shaded, "blended": blend(1 / 6, 1), "another\nblend": blend(1 / 2, 1 / 6)}
+    factors = {"blended": ("α = 1/6", "α = 1"), "another\nblend": ("α = 1/2", "α = 1/6")}
+    half, tall, above = len(SHOWN) // 2, 1.25, 0.24  # inches: a row, and the line of factors over it
+    height = tall * len(rows) + above * len(factors)
+    fig, top = plt.figure(figsize=(tall * len(SHOWN) + 1.4, height), dpi=110), height
+    wide = fig.get_figwidth()
+    left = [1.15 + tall * k + 0.22 * (k >= half) for k in range(len(SHOWN))]  # a gap between the two halves
+    for label, frames in rows.items():
+        for j, factor in enumerate(factors.get(label, ())):
+            middle = (left[j * half] + left[(j + 1) * half - 1] + tall) / 2
+            fig.text(middle / wide, (top - above / 2) / height, factor, ha="center", va="center", fontsize=10.5)
+        top -= above * (label in factors) + tall
+        fig.text(1.08 / wide, (top + tall / 2) / height, label, ha="right", va="center", fontsize=10.5)
+        for x, t in zip(left, SHOWN):
+            ax = fig.add_axes((x / wide, (top + 0.02) / height, (tall - 0.04) / wide, (tall - 0.04) / height))
+            ax.imshow(np.clip(frames[t], 0, 1)); ax.axis("off")
+    fig.savefig(Path(__file__).with_name("pictures") / "mac.jpg", pil_kwargs={"quality": 86, "optimize": True})
 
 
 def mgm():
