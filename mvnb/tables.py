@@ -334,14 +334,14 @@ def start_trouble(row: Row, profile: str, paper: str, data: str, family: str) ->
     "Why a row cannot start here from that data set, or nothing."
     if row.method == "random": return ""
     sizes = recipes.profile(profile, row.paper or paper)
-    if not weights_of(row, sizes): return _trouble(data) or _boxes_trouble(row, data)
+    if not weights_of(row, sizes): return _trouble(data) or _boxes_trouble(row, recipes.training_data(sizes, data))
     try: models.supervised_weights(sizes.backbones[family])
     except models.WeightsError as e: return str(e)
     return ""
 
-def _boxes_trouble(row: Row, data: str) -> str:
+def _boxes_trouble(row: Row, data: recipes.Data) -> str:
     if row.params.get("source") != "box": return ""
-    try: boxes.find_boxes(row.params.get("boxes", "truth")).check(recipes.Data(data).load())
+    try: boxes.find_boxes(row.params.get("boxes", "truth"), row.params.get("reach", 0)).check(data.load())
     except boxes.BoxesError as e: return str(e)
     return ""
 
