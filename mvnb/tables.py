@@ -369,7 +369,7 @@ def sources(d: Definition, profile: str, data: str | None) -> Sources:
     rows = [r for r in mine if part.rows is None or r.key in part.rows]
     columns = [c for c in d.columns if part.columns is None or c.key in part.columns]
     left = [f"Row {r.label}" for r in mine if r not in rows] + [f"Column {c.key}" for c in d.columns if c not in columns]
-    why = dict.fromkeys(left, f'it is not in the {profile} profile\'s part of this table; data="puppets" runs the whole of it')
+    why = dict.fromkeys(left, f'left out of the {profile} profile\'s part of this table; data="puppets" runs the whole of it')
     if text not in ("", "puppets") or profile == "paper": return _real(d, profile, text, rows, columns, why)
     return Sources({r.key: d.origin(r).stand_in for r in rows}, {c.key: c.stand_in if c in columns else None for c in d.columns}, why)
 
