@@ -1,4 +1,6 @@
 """Shared fixtures: where real test videos are, and a small puppet data set."""
+import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -27,6 +29,24 @@ def shared_data() -> Path:
 def puppets_root(tmp_path_factory) -> Path:
     "A folder of freshly made small puppet sets, one per test session."
     return tmp_path_factory.mktemp("puppets")
+
+
+@pytest.fixture(scope="session")
+def small_store(tmp_path_factory, puppets_root):
+    "Makes a store and an outputs folder for a module's tables: no real data, trainings of one step, as few videos in demo as in smoke."
+    @contextlib.contextmanager
+    def make(name: str, **settings):
+        from mvnb import recipes
+        folder = tmp_path_factory.mktemp(name)
+        part = lambda profile, **changes: {p: dataclasses.replace(getattr(profile, p), **changes) for p in ("pretrain", "finetune")}
+        with pytest.MonkeyPatch.context() as patch:
+            for key, where in (dict(PATHS_RUNS=folder / "runs", PATHS_OUTPUTS=folder / "outputs", DATA_PUPPETS=puppets_root) | settings).items(): patch.setenv(f"MVNB_{key}", str(folder / where)) # an absolute path stays
+            for data in ("UCF101", "HMDB51", "KINETICS400", "MINIKINETICS200", "DIVING48"):
+                for kind in ("", "_ANNOTATIONS"): patch.setenv(f"MVNB_DATA_{data}{kind}", str(folder / "nowhere"))
+            patch.setattr(recipes, "SMOKE", dataclasses.replace(recipes.SMOKE, **part(recipes.SMOKE, max_steps=1, batch_size=4)))
+            patch.setattr(recipes, "DEMO", dataclasses.replace(recipes.DEMO, scale=recipes.SMOKE.scale, **part(recipes.DEMO, batch_size=8)))
+            yield folder
+    return make
 
 
 @pytest.fixture

@@ -17,19 +17,9 @@ value = lambda number, row, column: float(tables.published("fame", number).loc[r
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, puppets_root):
+def place(small_store):
     "A store and an outputs folder for this module; no real data."
-    folder = tmp_path_factory.mktemp("all")
-    with pytest.MonkeyPatch.context() as patch:
-        for name, where in dict(PATHS_RUNS=folder / "runs", PATHS_OUTPUTS=folder / "outputs", DATA_PUPPETS=puppets_root).items(): patch.setenv(f"MVNB_{name}", str(where))
-        for name in ("UCF101", "HMDB51", "KINETICS400"):
-            for part in ("", "_ANNOTATIONS"): patch.setenv(f"MVNB_DATA_{name}{part}", str(folder / "nowhere"))
-        short = dict(max_steps=1, batch_size=4)
-        tiny = dataclasses.replace(recipes.SMOKE, pretrain=dataclasses.replace(recipes.SMOKE.pretrain, **short), finetune=dataclasses.replace(recipes.SMOKE.finetune, **short))
-        patch.setattr(recipes, "SMOKE", tiny)
-        few = {part: dataclasses.replace(getattr(recipes.DEMO, part), batch_size=8) for part in ("pretrain", "finetune")}
-        patch.setattr(recipes, "DEMO", dataclasses.replace(recipes.DEMO, scale=tiny.scale, **few))  # as few videos to make
-        yield folder
+    with small_store("all") as folder: yield folder
 
 
 # ---------------------------------------------------------------- as printed

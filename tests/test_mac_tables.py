@@ -20,19 +20,9 @@ NUMBERS = ("1", "2", "3", "4", "5")
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, puppets_root):
+def place(small_store):
     "A store and an outputs folder for this module; no real data, no published weights."
-    folder = tmp_path_factory.mktemp("mac")
-    with pytest.MonkeyPatch.context() as patch:
-        for name, where in dict(PATHS_RUNS=folder / "runs", PATHS_OUTPUTS=folder / "outputs", DATA_PUPPETS=puppets_root, WEIGHTS_R2PLUS1D_18=folder / "none.pth").items():
-            patch.setenv(f"MVNB_{name}", str(where))
-        for name in ("UCF101", "HMDB51", "KINETICS400", "DIVING48"):
-            for part in ("", "_ANNOTATIONS"): patch.setenv(f"MVNB_DATA_{name}{part}", str(folder / "nowhere"))
-        short = dict(max_steps=1, batch_size=4)
-        patch.setattr(recipes, "SMOKE", dataclasses.replace(recipes.SMOKE, pretrain=dataclasses.replace(recipes.SMOKE.pretrain, **short), finetune=dataclasses.replace(recipes.SMOKE.finetune, **short)))
-        few = {part: dataclasses.replace(getattr(recipes.DEMO, part), batch_size=8) for part in ("pretrain", "finetune")}
-        patch.setattr(recipes, "DEMO", dataclasses.replace(recipes.DEMO, scale=recipes.SMOKE.scale, **few))  # as few videos to make
-        yield folder
+    with small_store("mac", WEIGHTS_R2PLUS1D_18="none.pth") as folder: yield folder
 
 
 # ---------------------------------------------------------------- as printed
@@ -276,3 +266,12 @@ def test_supervised_needs_an_output_for_every_label():
     with pytest.raises(ValueError, match="at least one"): methods.build("supervised", classes=0)
     names = set(models.build("r2plus1d_tiny").state_dict())
     assert set(task.backbone.state_dict()) == names  # what later runs load
+
+
+def test_the_remark_s_numbers_are_those_of_the_executed_pages():
+    told = {"mac_table1_objectives": "24.3 ± 2.2", "mac_s_table1_r2plus1d_10": "29.4"}
+    for page, number in told.items():
+        cells = json.loads((ROOT / "outputs" / "demo" / f"{page}.ipynb").read_text(encoding="utf-8"))["cells"]
+        shown = "".join("".join(o.get("data", {}).get("text/plain", "")) for c in cells for o in c.get("outputs", []))
+        assert any(f"| {number} " in l for l in shown.splitlines() if l.startswith("| MAC-SC-2")), page
+        assert f"{number} %" in recipes.DEMO.remarks["mac"]
