@@ -2,6 +2,7 @@
 
 Exits with 1 when a target is missed. Times differ between machines and moments; the ratios come from one run each.
 """
+
 import importlib
 import pkgutil
 import platform
@@ -25,7 +26,9 @@ def main(names):
         print(f"\n{name} ({time.time() - start:.0f} s)")
         for row in rows:
             missed += not row["ok"]
-            print(f"  {'ok    ' if row['ok'] else 'MISSED'} {row['name']}: {row['value']:.3g} {row['unit']} (target {row['target']})")
+            print(
+                f"  {'ok    ' if row['ok'] else 'MISSED'} {row['name']}: {row['value']:.3g} {row['unit']} (target {row['target']})"
+            )
     return 1 if missed else 0
 
 

@@ -4,6 +4,7 @@
 blur, HSV, scatter histograms, an arithmetic merge. It is slow on purpose and independent of the library, so it is
 also what the tests compare with.
 """
+
 import math
 import time
 
@@ -37,7 +38,9 @@ def hsv(image):
     chroma = value - image.min(1).values
     divisor = torch.where(chroma == 0, torch.ones_like(chroma), chroma)
     red, green, blue = (value - channel for channel in image.unbind(1))
-    sectors = torch.stack([blue - green, 2 * chroma + red - blue, 4 * chroma + green - red], 1) / divisor[:, None]
+    sectors = (
+        torch.stack([blue - green, 2 * chroma + red - blue, 4 * chroma + green - red], 1) / divisor[:, None]
+    )
     hue = sectors.gather(1, brightest[:, None])[:, 0]
     return (hue / 6) % 1 * 2 * math.pi, chroma / (value + 1e-8), value
 
@@ -79,13 +82,15 @@ def moving_scene(size, seed=0):
     noise = torch.rand(BATCH, 3, 12, 12, generator=torch.Generator().manual_seed(seed))
     scene = F.interpolate(noise, (size, size), mode="bicubic").clamp(0, 1)
     frames = [torch.stack([s.roll(b * t, -1) for b, s in enumerate(scene)]) for t in range(FRAMES)]
-    for t, frame in enumerate(frames): frame[:, :, size // 3:size // 2, t * 3:t * 3 + size // 4] = 0.9
+    for t, frame in enumerate(frames):
+        frame[:, :, size // 3 : size // 2, t * 3 : t * 3 + size // 4] = 0.9
     return torch.stack(frames, 2).contiguous()
 
 
 def best(functions, repeats):
     "Least seconds of every function over `repeats` rounds in which all are called in turn: what else runs on the machine only adds."
-    for function in functions.values(): function()
+    for function in functions.values():
+        function()
     least = dict.fromkeys(functions, math.inf)
     for _ in range(repeats):
         for name, function in functions.items():
@@ -101,17 +106,41 @@ def run(repeats=15) -> list:
     for size in SIZES:
         clip, order = moving_scene(size), torch.arange(BATCH).roll(1)
         ready = torch.empty_like(clip)
-        spent = best({"plain": lambda: plain_fame(clip, order),
-                      "ours, new memory": lambda: mixing.fame(clip, permutation=order),
-                      "ours, memory given": lambda: mixing.fame(clip, permutation=order, out=ready),
-                      "copy, memory given": lambda: ready.copy_(clip)}, repeats)
+        spent = best(
+            {
+                "plain": lambda: plain_fame(clip, order),
+                "ours, new memory": lambda: mixing.fame(clip, permutation=order),
+                "ours, memory given": lambda: mixing.fame(clip, permutation=order, out=ready),
+                "copy, memory given": lambda: ready.copy_(clip),
+            },
+            repeats,
+        )
         for ours in ("ours, new memory", "ours, memory given"):
             ratio = spent["plain"] / spent[ours]
-            rows.append(dict(name=f"FAME mask and merge, {size}x{size}: plain / {ours}", value=round(ratio, 2), target=4.0, unit="x", ok=ratio >= 4))
-        rows += [dict(name=f"FAME mask and merge, {size}x{size}: {what}", value=round(seconds / BATCH * 1e3, 3), target=None, unit="ms/clip", ok=True)
-                 for what, seconds in spent.items()]
+            rows.append(
+                dict(
+                    name=f"FAME mask and merge, {size}x{size}: plain / {ours}",
+                    value=round(ratio, 2),
+                    target=4.0,
+                    unit="x",
+                    ok=ratio >= 4,
+                )
+            )
+        rows += [
+            dict(
+                name=f"FAME mask and merge, {size}x{size}: {what}",
+                value=round(seconds / BATCH * 1e3, 3),
+                target=None,
+                unit="ms/clip",
+                ok=True,
+            )
+            for what, seconds in spent.items()
+        ]
     return rows
 
 
 if __name__ == "__main__":
-    for row in run(): print(f"{row['name']:75} {row['value']:8.2f} {row['unit']:8} {'' if row['target'] is None else '>= 4: ' + ('ok' if row['ok'] else 'MISSED')}")
+    for row in run():
+        print(
+            f"{row['name']:75} {row['value']:8.2f} {row['unit']:8} {'' if row['target'] is None else '>= 4: ' + ('ok' if row['ok'] else 'MISSED')}"
+        )

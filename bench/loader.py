@@ -3,6 +3,7 @@
 Two ratios for each case: of rates by the clock, and of processor time per clip. A busy machine moves the first a lot, in either
 direction, and the second little; the control (the bare loop against itself, in the same rounds) says how far to trust a run.
 """
+
 import gc
 import os
 import resource
@@ -16,12 +17,19 @@ import torch.nn.functional as F
 from mvnb import datasets, video
 from mvnb.clips import ClipDataset, batches, order
 
-BATCH, VIDEOS, PUPPETS = 8, 48, 160  # puppets are small: with fewer of them the start of the worker would be most of what is measured
+BATCH, VIDEOS, PUPPETS = (
+    8,
+    48,
+    160,
+)  # puppets are small: with fewer of them the start of the worker would be most of what is measured
 
 
 def some_videos() -> datasets.Index:
     "Real videos where there are some (MVNB_TEST_DATA, else shared/data beside the repository), else puppets."
-    folder = Path(os.environ.get("MVNB_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")) / "mini"
+    folder = (
+        Path(os.environ.get("MVNB_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+        / "mini"
+    )
     real = folder.is_dir()
     index = datasets.folder(folder, "all") if real else datasets.load("puppets-u", "train")
     return index.limit((VIDEOS if real else PUPPETS) // len(index.classes))
@@ -39,12 +47,15 @@ def requests(dataset, epoch):
 def bare(dataset, wanted):
     "The shortest loop that makes the same clips with decord."
     import decord
+
     for path, times, about in wanted:
         reader = decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1)
         frames = reader.get_batch(np.minimum(times, len(reader) - 1)).asnumpy()
         top, left, height, width = dataset.box(*about, *frames.shape[1:3])
-        part = torch.from_numpy(frames[:, top:top + height, left:left + width]).permute(0, 3, 1, 2)
-        F.interpolate(part, (dataset.size, dataset.size), mode="bilinear", antialias=True).transpose(0, 1).contiguous()
+        part = torch.from_numpy(frames[:, top : top + height, left : left + width]).permute(0, 3, 1, 2)
+        F.interpolate(part, (dataset.size, dataset.size), mode="bilinear", antialias=True).transpose(
+            0, 1
+        ).contiguous()
     return len(wanted)
 
 
@@ -64,15 +75,20 @@ def cost(work):
 
 def read(dataset, epoch, workers):
     video._scan.cache_clear()  # the files are new to the loader, as to a worker of the first epoch
-    for _ in batches(dataset, BATCH, epoch, workers=workers): pass
+    for _ in batches(dataset, BATCH, epoch, workers=workers):
+        pass
 
 
 def measure(dataset, repeats):
     "Seconds [rounds, clock and processor] of the bare loop, of itself again, and of the loader; interleaved."
     wanted = list(requests(dataset, 0))
     bare(dataset, wanted), read(dataset, 0, 0)  # fill the disk's cache, do everything once
-    work = {"bare": lambda: bare(dataset, wanted), "loader in the process": lambda: read(dataset, 0, 0),
-            "control (bare again)": lambda: bare(dataset, wanted), "loader, one worker": lambda: read(dataset, 0, 1)}
+    work = {
+        "bare": lambda: bare(dataset, wanted),
+        "loader in the process": lambda: read(dataset, 0, 0),
+        "control (bare again)": lambda: bare(dataset, wanted),
+        "loader, one worker": lambda: read(dataset, 0, 1),
+    }
     rounds = [{name: cost(f) for name, f in work.items()} for _ in range(repeats)]
     return {name: np.array([r[name] for r in rounds]) for name in work}
 
@@ -87,10 +103,18 @@ def run(repeats: int = 3) -> list[dict]:
         for name, spent_there in seconds.items():
             target = 0.0 if name.startswith("control") else 0.8
             for what, value in zip(("clock", "processor"), np.median(base / spent_there, 0)):
-                rows.append(dict(name=f"{name} / bare decord, {index.name} 16 x {size}^2, {what}", value=round(float(value), 2),
-                                 target=target, unit="x", ok=bool(value >= target)))
+                rows.append(
+                    dict(
+                        name=f"{name} / bare decord, {index.name} 16 x {size}^2, {what}",
+                        value=round(float(value), 2),
+                        target=target,
+                        unit="x",
+                        ok=bool(value >= target),
+                    )
+                )
     return rows
 
 
 if __name__ == "__main__":
-    for row in run(): print(row)
+    for row in run():
+        print(row)

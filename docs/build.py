@@ -1,7 +1,8 @@
 """Builds the site offline: stages the pages, then runs Sphinx with warnings as errors.
 
-    .venv/bin/python docs/build.py [--fresh] [--out FOLDER]
+.venv/bin/python docs/build.py [--fresh] [--out FOLDER]
 """
+
 import argparse
 import shutil
 import subprocess
@@ -21,19 +22,48 @@ def main(argv=None) -> int:
     start = time.monotonic()
     from pages import stage_all
     from stage import STAGE
+
     trees = args.out.parent / "doctrees"
-    made, ours = args.out / "index.html", [p for p in DOCS.rglob("*") if p.suffix in (".py", ".css") and STAGE not in p.parents]
-    again = not made.is_file() or any(p.stat().st_mtime > made.stat().st_mtime for p in ours)  # Sphinx does not see how pages are made
+    made, ours = (
+        args.out / "index.html",
+        [p for p in DOCS.rglob("*") if p.suffix in (".py", ".css") and STAGE not in p.parents],
+    )
+    again = not made.is_file() or any(
+        p.stat().st_mtime > made.stat().st_mtime for p in ours
+    )  # Sphinx does not see how pages are made
     if args.fresh:
-        for folder in (STAGE, args.out, trees): shutil.rmtree(folder, ignore_errors=True)
+        for folder in (STAGE, args.out, trees):
+            shutil.rmtree(folder, ignore_errors=True)
     print("Gathering the pages", flush=True)
     problems = stage_all()
-    for problem in problems: print("dead link:", problem, file=sys.stderr)
+    for problem in problems:
+        print("dead link:", problem, file=sys.stderr)
     staged = time.monotonic()
-    code = subprocess.call([sys.executable, "-m", "sphinx", *["-E", "-a"] * again, "-b", "html", "-W", "--keep-going", "-q", "-j", "2", "-c", str(DOCS),
-                            "-d", str(trees), str(STAGE), str(args.out)])
-    print(f"{'Failed' if code or problems else 'Built ' + str(args.out / 'index.html')} in {time.monotonic() - start:.0f} s "
-          f"({staged - start:.0f} s gathering, {time.monotonic() - staged:.0f} s Sphinx)")
+    code = subprocess.call(
+        [
+            sys.executable,
+            "-m",
+            "sphinx",
+            *["-E", "-a"] * again,
+            "-b",
+            "html",
+            "-W",
+            "--keep-going",
+            "-q",
+            "-j",
+            "2",
+            "-c",
+            str(DOCS),
+            "-d",
+            str(trees),
+            str(STAGE),
+            str(args.out),
+        ]
+    )
+    print(
+        f"{'Failed' if code or problems else 'Built ' + str(args.out / 'index.html')} in {time.monotonic() - start:.0f} s "
+        f"({staged - start:.0f} s gathering, {time.monotonic() - staged:.0f} s Sphinx)"
+    )
     return 1 if code or problems else 0
 
 

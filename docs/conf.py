@@ -1,4 +1,5 @@
 """Sphinx settings of the site. `docs/build.py` stages the pages and calls Sphinx; nothing is executed or downloaded."""
+
 import sys
 from importlib.metadata import version as installed
 from pathlib import Path

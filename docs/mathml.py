@@ -2,6 +2,7 @@
 
 docutils converts the TeX. A formula that it does not understand is a warning, so the build fails with its source.
 """
+
 import html
 import re
 
@@ -41,6 +42,9 @@ def _visit(self, node, block):
 
 
 def setup(app):
-    app.add_html_math_renderer("mathml", (lambda self, node: _visit(self, node, False), None),
-                               (lambda self, node: _visit(self, node, True), None))
+    app.add_html_math_renderer(
+        "mathml",
+        (lambda self, node: _visit(self, node, False), None),
+        (lambda self, node: _visit(self, node, True), None),
+    )
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -3,6 +3,7 @@
 FAME and MAC are drawn with the library. The others show the idea, with the puppet's true mask in place of the method's own, until
 their notebooks exist.
 """
+
 import sys
 from pathlib import Path
 
@@ -28,35 +29,51 @@ def film(act, seed, scene=None, camera="still", name="puppets-u"):
 
 def strips(rows, name, boxes=None):
     "Saves rows of frames: {label: [T,H,W,3] or [T,H,W]}."
-    fig, axes = plt.subplots(len(rows), len(SHOWN), figsize=(1.25 * len(SHOWN) + 1.15, 1.25 * len(rows)), dpi=110)
+    fig, axes = plt.subplots(
+        len(rows), len(SHOWN), figsize=(1.25 * len(SHOWN) + 1.15, 1.25 * len(rows)), dpi=110
+    )
     for line, (label, frames) in zip(axes, rows.items()):
         for ax, t in zip(line, SHOWN):
             ax.imshow(np.clip(frames[t], 0, 1), cmap="magma", vmin=0, vmax=1)
             ax.set(xticks=[], yticks=[])
-            for side in ax.spines.values(): side.set_visible(False)
-            if boxes and label in boxes: ax.add_patch(Rectangle(*boxes[label], fill=False, ec="white", lw=1.8))
+            for side in ax.spines.values():
+                side.set_visible(False)
+            if boxes and label in boxes:
+                ax.add_patch(Rectangle(*boxes[label], fill=False, ec="white", lw=1.8))
         line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=10.5)
-    fig.subplots_adjust(left=.115, right=.998, top=.995, bottom=.005, wspace=.03, hspace=.03)
-    fig.savefig(Path(__file__).with_name("pictures") / f"{name}.jpg", pil_kwargs={"quality": 86, "optimize": True})
+    fig.subplots_adjust(left=0.115, right=0.998, top=0.995, bottom=0.005, wspace=0.03, hspace=0.03)
+    fig.savefig(
+        Path(__file__).with_name("pictures") / f"{name}.jpg", pil_kwargs={"quality": 86, "optimize": True}
+    )
 
 
-def batch(frames): return torch.from_numpy(frames).float().permute(3, 0, 1, 2)[None]
+def batch(frames):
+    return torch.from_numpy(frames).float().permute(3, 0, 1, 2)[None]
 
 
 def fame():
     clip, other = film("jumping_jack", 2, scene=1)[0], film("bow", 4, scene=8)[0]
     mask = masks.fame_mask(batch(clip)[:, :, ::2], beta=0.3)
     merged = mixing.merge(batch(clip), batch(other), mask)[0].permute(1, 2, 3, 0).numpy()
-    shaded = np.where(mask[0].numpy()[None, ..., None], clip, clip * .25 + .7)
-    strips({"a clip": clip, "its foreground\nβ = 0.3": shaded, "another clip": other, "merged": merged}, "fame")
+    shaded = np.where(mask[0].numpy()[None, ..., None], clip, clip * 0.25 + 0.7)
+    strips(
+        {"a clip": clip, "its foreground\nβ = 0.3": shaded, "another clip": other, "merged": merged}, "fame"
+    )
 
 
 def mac():
     clip = film("kick", 3)[0]
     mask = masks.mac_mask(batch(clip))
-    shaded = np.where(mask[0].numpy()[..., None], clip, clip * .25 + .7)
-    blend = lambda *alpha: mixing.alpha_blend(batch(clip), mask, torch.tensor([alpha]))[0].permute(1, 2, 3, 0).numpy()
-    rows = {"a clip": clip, "what moves\nλ = 30": shaded, "blended": blend(1 / 6, 1), "another\nblend": blend(1 / 2, 1 / 6)}
+    shaded = np.where(mask[0].numpy()[..., None], clip, clip * 0.25 + 0.7)
+    blend = lambda *alpha: (
+        mixing.alpha_blend(batch(clip), mask, torch.tensor([alpha]))[0].permute(1, 2, 3, 0).numpy()
+    )
+    rows = {
+        "a clip": clip,
+        "what moves\nλ = 30": shaded,
+        "blended": blend(1 / 6, 1),
+        "another\nblend": blend(1 / 2, 1 / 6),
+    }
     factors = {"blended": ("α = 1/6", "α = 1"), "another\nblend": ("α = 1/2", "α = 1/6")}
     half, tall, above = len(SHOWN) // 2, 1.25, 0.24  # inches: a row, and the line of factors over it
     height = tall * len(rows) + above * len(factors)
@@ -66,13 +83,18 @@ def mac():
     for label, frames in rows.items():
         for j, factor in enumerate(factors.get(label, ())):
             middle = (left[j * half] + left[(j + 1) * half - 1] + tall) / 2
-            fig.text(middle / wide, (top - above / 2) / height, factor, ha="center", va="center", fontsize=10.5)
+            fig.text(
+                middle / wide, (top - above / 2) / height, factor, ha="center", va="center", fontsize=10.5
+            )
         top -= above * (label in factors) + tall
         fig.text(1.08 / wide, (top + tall / 2) / height, label, ha="right", va="center", fontsize=10.5)
         for x, t in zip(left, SHOWN):
             ax = fig.add_axes((x / wide, (top + 0.02) / height, (tall - 0.04) / wide, (tall - 0.04) / height))
-            ax.imshow(np.clip(frames[t], 0, 1)); ax.axis("off")
-    fig.savefig(Path(__file__).with_name("pictures") / "mac.jpg", pil_kwargs={"quality": 86, "optimize": True})
+            ax.imshow(np.clip(frames[t], 0, 1))
+            ax.axis("off")
+    fig.savefig(
+        Path(__file__).with_name("pictures") / "mac.jpg", pil_kwargs={"quality": 86, "optimize": True}
+    )
 
 
 def mgm():
@@ -82,8 +104,10 @@ def mgm():
     for t, box in enumerate(puppets.boxes_of(mask)):
         x, y = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
         left, top = (int(np.clip(round(c / patch - side / 2), 0, 12 - side)) * patch for c in (x, y))
-        hidden[t, top:top + side * patch, left:left + side * patch] = .82
-    for k in range(1, 12): hidden[:, k * patch] *= .85; hidden[:, :, k * patch] *= .85
+        hidden[t, top : top + side * patch, left : left + side * patch] = 0.82
+    for k in range(1, 12):
+        hidden[:, k * patch] *= 0.85
+        hidden[:, :, k * patch] *= 0.85
     strips({"a clip": clip, "what the\nencoder sees": hidden}, "mgm")
 
 
@@ -94,16 +118,23 @@ def mcl():
     kernel, maps = np.array([[-1, 0, 1]] * 3) / 6, []
     for a, b in zip(gray, gray[1:] + gray[-1:]):
         uv = flow.calc(a, b, None).clip(-20, 20)
-        maps.append(np.sqrt(sum(cv2.filter2D(uv[..., i], -1, k) ** 2 for i in (0, 1) for k in (kernel, kernel.T))))
+        maps.append(
+            np.sqrt(sum(cv2.filter2D(uv[..., i], -1, k) ** 2 for i in (0, 1) for k in (kernel, kernel.T)))
+        )
     maps = np.array(maps)
     maps[:, :8] = maps[:, -8:] = maps[:, :, :8] = maps[:, :, -8:] = 0
     mean = maps.mean(0)
-    ys, xs = np.nonzero(mean > np.quantile(mean, .9))
-    x0, x1, y0, y1 = (*np.quantile(xs, (.05, .95)), *np.quantile(ys, (.05, .95)))
+    ys, xs = np.nonzero(mean > np.quantile(mean, 0.9))
+    x0, x1, y0, y1 = (*np.quantile(xs, (0.05, 0.95)), *np.quantile(ys, (0.05, 0.95)))
     box = ((x0, y0), x1 - x0, y1 - y0)
-    scaled = np.clip(maps / np.quantile(maps, .995), 0, 1)
-    strips({"a clip,\npanned": clip, "motion\nboundaries": scaled}, "mcl", {"a clip,\npanned": box, "motion\nboundaries": box})
+    scaled = np.clip(maps / np.quantile(maps, 0.995), 0, 1)
+    strips(
+        {"a clip,\npanned": clip, "motion\nboundaries": scaled},
+        "mcl",
+        {"a clip,\npanned": box, "motion\nboundaries": box},
+    )
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:] or ("mac", "fame", "mgm", "mcl"): globals()[name]()
+    for name in sys.argv[1:] or ("mac", "fame", "mgm", "mcl"):
+        globals()[name]()

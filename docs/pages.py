@@ -1,4 +1,5 @@
 """Everything on the site that is no notebook: landing page, indexes, how-tos, decisions, claims, API."""
+
 import re
 
 import claims
@@ -11,10 +12,14 @@ NOT_YET = "This part of mvnb is being built; its notebook comes onto this page w
 def stage_all(site: Site | None = None) -> list[str]:
     "Stages the whole site. Returns links of the repository that lead nowhere."
     site = site or Site()
-    site.titles = {page: site.title(site.root / path)[0] for path, page in site.pages.items() if path.endswith(".ipynb")}
-    for path in site.library: site.notebook(path, mark=True)
+    site.titles = {
+        page: site.title(site.root / path)[0] for path, page in site.pages.items() if path.endswith(".ipynb")
+    }
+    for path in site.library:
+        site.notebook(path, mark=True)
     explore(site)
-    for kind in site.results: results(site, kind)
+    for kind in site.results:
+        results(site, kind)
     library(site)
     Api(site).write()
     claims.write(site)
@@ -38,19 +43,28 @@ def item(site, page, here, extra="") -> str:
 
 
 def not_run(name) -> str:
-    return (":::{admonition} Not run yet\n:class: warning\n\nThis is the notebook as written: it has not been executed, so there are no results "
-            f"below. To run it: `papermill {name} out.ipynb -p profile demo`.\n:::")
+    return (
+        ":::{admonition} Not run yet\n:class: warning\n\nThis is the notebook as written: it has not been executed, so there are no results "
+        f"below. To run it: `papermill {name} out.ipynb -p profile demo`.\n:::"
+    )
 
 
 def library(site):
     pages = [site.pages[site.name(p)] for p in site.library]
-    site.write("library/index.md", "\n\n".join([
-        "# The library, lesson by lesson",
-        "> Each notebook is a part of the library: the code it exports, why it is so, and lessons that show it working.",
-        "Read them in order, or start where your question is. Cells with a coloured edge are the library's own code; the others are lessons around it. "
-        "All of it runs on a fresh machine, on videos that the library makes itself ([Puppets](02_puppets.ipynb)).",
-        "\n".join(item(site, p, "library") for p in pages),
-        toctree(*(p.removeprefix("library/").removesuffix(".ipynb") for p in pages))]) + "\n")
+    site.write(
+        "library/index.md",
+        "\n\n".join(
+            [
+                "# The library, lesson by lesson",
+                "> Each notebook is a part of the library: the code it exports, why it is so, and lessons that show it working.",
+                "Read them in order, or start where your question is. Cells with a coloured edge are the library's own code; the others are lessons around it. "
+                "All of it runs on a fresh machine, on videos that the library makes itself ([Puppets](02_puppets.ipynb)).",
+                "\n".join(item(site, p, "library") for p in pages),
+                toctree(*(p.removeprefix("library/").removesuffix(".ipynb") for p in pages)),
+            ]
+        )
+        + "\n",
+    )
 
 
 def results(site, kind):
@@ -61,21 +75,39 @@ def results(site, kind):
         if not executed:
             note = not_run(site.name(source))
         elif source and not same_code(source, executed):
-            note = (":::{admonition} Executed before the last change\n:class: note\n\nThe notebook's code has changed since these results were made. "
-                    "They are shown as they were.\n:::")
+            note = (
+                ":::{admonition} Executed before the last change\n:class: note\n\nThe notebook's code has changed since these results were made. "
+                "They are shown as they were.\n:::"
+            )
         path = executed or source
         site.notebook(path, note)
         page = site.pages[site.name(path)]
         pages.append(stem)
         rows.append(item(site, page, kind, "" if executed else "*Not run yet.*"))
     empty = f"No {single} notebook is here yet. {NOT_YET}"
-    what = {"tables": ("Tables", "One notebook per table of a paper: what to run, our numbers beside the published ones, and the paper's claims tested."),
-            "figures": ("Figures", "One notebook per figure of a paper, drawn anew.")}[kind]
-    site.write(f"{kind}/index.md", "\n\n".join([
-        f"# {what[0]}", f"> {what[1]}",
-        "Shown is what the demo profile gave: small models on [puppets](../library/02_puppets.ipynb), which stand in for the papers' data. Such numbers are "
-        "to be compared with each other, not with the published ones. The [claims](../claims.md) of all tables are gathered on a page of their own."
-        if kind == "tables" else "", "\n".join(rows) or empty, toctree(*pages)]) + "\n")
+    what = {
+        "tables": (
+            "Tables",
+            "One notebook per table of a paper: what to run, our numbers beside the published ones, and the paper's claims tested.",
+        ),
+        "figures": ("Figures", "One notebook per figure of a paper, drawn anew."),
+    }[kind]
+    site.write(
+        f"{kind}/index.md",
+        "\n\n".join(
+            [
+                f"# {what[0]}",
+                f"> {what[1]}",
+                "Shown is what the demo profile gave: small models on [puppets](../library/02_puppets.ipynb), which stand in for the papers' data. Such numbers are "
+                "to be compared with each other, not with the published ones. The [claims](../claims.md) of all tables are gathered on a page of their own."
+                if kind == "tables"
+                else "",
+                "\n".join(rows) or empty,
+                toctree(*pages),
+            ]
+        )
+        + "\n",
+    )
 
 
 def explore(site):
@@ -88,26 +120,56 @@ def explore(site):
         page = site.pages[site.name(path)]
         pages.append(page)
         rows.append(item(site, page, "explore", "" if run else "*Not run yet.*"))
-    shown = f"![The explorer in JupyterLab: controls, film strip, motion, mask and mix](../{site.copy(picture, 'images/explorer.jpg')})" if picture.is_file() else ""
-    site.write("explore/index.md", "\n\n".join(t for t in (
-        "# Explore", "> Choose a clip and a method, move the sliders, and see the motion, the mask and the mix at once.",
-        "Explorers are notebooks with controls. Start JupyterLab with `make lab` and open one of these; what this site shows are their stored pictures.",
-        shown, "\n".join(rows) or f"No explorer is here yet. {NOT_YET} Until then, [Masks](../library/11_masks.ipynb) and [Mixing](../library/12_mixing.ipynb) "
-        "show every mask with its parameters as rows of pictures.",
-        toctree(*(p.removeprefix("explore/").removesuffix(".ipynb") for p in pages))) if t) + "\n")
+    shown = (
+        f"![The explorer in JupyterLab: controls, film strip, motion, mask and mix](../{site.copy(picture, 'images/explorer.jpg')})"
+        if picture.is_file()
+        else ""
+    )
+    site.write(
+        "explore/index.md",
+        "\n\n".join(
+            t
+            for t in (
+                "# Explore",
+                "> Choose a clip and a method, move the sliders, and see the motion, the mask and the mix at once.",
+                "Explorers are notebooks with controls. Start JupyterLab with `make lab` and open one of these; what this site shows are their stored pictures.",
+                shown,
+                "\n".join(rows)
+                or f"No explorer is here yet. {NOT_YET} Until then, [Masks](../library/11_masks.ipynb) and [Mixing](../library/12_mixing.ipynb) "
+                "show every mask with its parameters as rows of pictures.",
+                toctree(*(p.removeprefix("explore/").removesuffix(".ipynb") for p in pages)),
+            )
+            if t
+        )
+        + "\n",
+    )
 
 
 def how_tos(site):
     for source, page, title, missing in (
-            ("README.md", "start.md", "", ""),
-            ("docs/decisions.md", "decisions.md", "", ""),
-            ("docs/howto_own_videos.md", "own_videos.md", "Your own videos", NOT_YET),
-            ("workflow/README.md", "cluster.md", "On a cluster",
-             f"How to run many tables on one machine or on a cluster is being written down. What there is: `mvnb batch --help`"
-             + (", and the lesson [Batch](library/86_batch.ipynb)." if "library/86_batch.ipynb" in site.pages.values() else "."))):
+        ("README.md", "start.md", "", ""),
+        ("docs/decisions.md", "decisions.md", "", ""),
+        ("docs/howto_own_videos.md", "own_videos.md", "Your own videos", NOT_YET),
+        (
+            "workflow/README.md",
+            "cluster.md",
+            "On a cluster",
+            f"How to run many tables on one machine or on a cluster is being written down. What there is: `mvnb batch --help`"
+            + (
+                ", and the lesson [Batch](library/86_batch.ipynb)."
+                if "library/86_batch.ipynb" in site.pages.values()
+                else "."
+            ),
+        ),
+    ):
         path = site.root / source
-        text = site.markdown(path.read_text(encoding="utf-8"), source, page) if path.is_file() else f"# {title}\n\n{missing}\n"
-        if source == "README.md": text = re.sub(r"^# .*$", "# Getting started", text, count=1, flags=re.M)
+        text = (
+            site.markdown(path.read_text(encoding="utf-8"), source, page)
+            if path.is_file()
+            else f"# {title}\n\n{missing}\n"
+        )
+        if source == "README.md":
+            text = re.sub(r"^# .*$", "# Getting started", text, count=1, flags=re.M)
         site.write(page, text)
 
 
@@ -118,23 +180,51 @@ def methods(site) -> str:
         head, _, text = (DOCS / "methods" / f"{name}.md").read_text(encoding="utf-8").partition("\n\n")
         about = dict(line.split(": ", 1) for line in head.splitlines())
         picture = site.copy(DOCS / "pictures" / f"{name}.jpg", f"images/{name}.jpg")
-        out.append("\n\n".join([f"### {name.upper()}", text.strip(), f"```{{figure}} {picture}\n:alt: {about['picture']}\n:class: method\n\n{about['picture']}\n```",
-                                f"{about['paper']}.", status(site, name)]))
+        out.append(
+            "\n\n".join(
+                [
+                    f"### {name.upper()}",
+                    text.strip(),
+                    f"```{{figure}} {picture}\n:alt: {about['picture']}\n:class: method\n\n{about['picture']}\n```",
+                    f"{about['paper']}.",
+                    status(site, name),
+                ]
+            )
+        )
     return "\n\n".join(out)
 
 
 def status(site, name) -> str:
-    lessons = [p for p in site.library if re.search(rf"\d_{name}$", p.stem) or (name == "mgm" and p.stem.endswith("_mae"))]
-    shown = [(site.pages[site.name(executed or source)], bool(executed)) for kind in ("tables", "figures")
-             for stem, source, executed in site.results[kind] if stem.startswith(name + "_")]
+    lessons = [
+        p
+        for p in site.library
+        if re.search(rf"\d_{name}$", p.stem) or (name == "mgm" and p.stem.endswith("_mae"))
+    ]
+    shown = [
+        (site.pages[site.name(executed or source)], bool(executed))
+        for kind in ("tables", "figures")
+        for stem, source, executed in site.results[kind]
+        if stem.startswith(name + "_")
+    ]
     links = [f"[the lesson]({site.pages[site.name(p)]})" for p in lessons]
-    links += [f"[{site.titles[page].split(':')[0].removeprefix(name.upper() + ', ')}]({page})" + ("" if done else " (not run yet)") for page, done in shown]
-    return ("**Built:** " + " · ".join(links)) if lessons else "**Being built:** the method's notebook is not here yet" + (": " + " · ".join(links) if links else ".")
+    links += [
+        f"[{site.titles[page].split(':')[0].removeprefix(name.upper() + ', ')}]({page})"
+        + ("" if done else " (not run yet)")
+        for page, done in shown
+    ]
+    return (
+        ("**Built:** " + " · ".join(links))
+        if lessons
+        else "**Being built:** the method's notebook is not here yet"
+        + (": " + " · ".join(links) if links else ".")
+    )
 
 
 def landing(site):
     text = (DOCS / "text" / "index.md").read_text(encoding="utf-8").replace("@@METHODS@@", methods(site))
-    trees = [toctree("Getting started <start>", "own_videos", "On a cluster <cluster>", caption="Use"),
-             toctree("tables/index", "figures/index", "claims", "explore/index", caption="Results"),
-             toctree("library/index", "api/index", "Decisions <decisions>", caption="Library")]
+    trees = [
+        toctree("Getting started <start>", "own_videos", "On a cluster <cluster>", caption="Use"),
+        toctree("tables/index", "figures/index", "claims", "explore/index", caption="Results"),
+        toctree("library/index", "api/index", "Decisions <decisions>", caption="Library"),
+    ]
     site.write("index.md", "\n\n".join([text, *trees]) + "\n")

@@ -1,7 +1,8 @@
 """Draws the README's picture: a clip, its FAME mask, another clip, the merge.
 
-    .venv/bin/python docs/readme_figure.py CLIP.avi BACKGROUND.avi
+.venv/bin/python docs/readme_figure.py CLIP.avi BACKGROUND.avi
 """
+
 import sys
 from pathlib import Path
 
@@ -27,17 +28,23 @@ def main(foreground, background, out=Path(__file__).with_name("fame_clip_mask_me
     shaded = torch.where(mask[:, None, None], clip, clip * 0.25 + 0.7)
     rows = {"clip": clip, "foreground\nβ = 0.5": shaded, "other clip": other, "merged": merged}
     shown = range(0, clip.shape[2], 3)
-    fig, axes = plt.subplots(len(rows), len(shown), figsize=(1.5 * len(shown) + .7, 1.55 * len(rows)), dpi=110)
+    fig, axes = plt.subplots(
+        len(rows), len(shown), figsize=(1.5 * len(shown) + 0.7, 1.55 * len(rows)), dpi=110
+    )
     for line, (name, video_) in zip(axes, rows.items()):
         for ax, t in zip(line, shown):
-            ax.imshow(video_[0, :, t].permute(1, 2, 0).clamp(0, 1)); ax.set(xticks=[], yticks=[])
-            for side in ax.spines.values(): side.set_visible(False)
+            ax.imshow(video_[0, :, t].permute(1, 2, 0).clamp(0, 1))
+            ax.set(xticks=[], yticks=[])
+            for side in ax.spines.values():
+                side.set_visible(False)
         line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=11)
-    for ax, t in zip(axes[-1], shown): ax.set_xlabel(f"frame {2 * t}", fontsize=9)
-    fig.tight_layout(pad=.3)
+    for ax, t in zip(axes[-1], shown):
+        ax.set_xlabel(f"frame {2 * t}", fontsize=9)
+    fig.tight_layout(pad=0.3)
     fig.savefig(out, pil_kwargs={"quality": 88})
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3: sys.exit(__doc__)
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
     main(*sys.argv[1:])

@@ -3,6 +3,7 @@
 Notebooks come by pattern (nbs/NN_*.ipynb, nbs/tables, nbs/figures, nbs/explore, outputs/demo): a new one is on the site
 without a change here. What readers need not see goes: directive lines, hidden cells, progress bars, paths of the machine.
 """
+
 import ast
 import os
 import re
@@ -30,7 +31,8 @@ def tidy_text(text: str) -> str:
     "Output text without progress bars and without the machine's paths."
     text = "\n".join(line.rsplit("\r", 1)[-1] for line in text.split("\n")) if "\r" in text else text
     text = BAR.sub("", text)
-    for place in places(): text = text.replace(place, "…")
+    for place in places():
+        text = text.replace(place, "…")
     return re.sub(r"/tmp/[\w.-]+", "/tmp/…", text)
 
 
@@ -43,7 +45,9 @@ class Site:
         self.written: set[Path] = set()
         self.problems: list[str] = []
         self.cells: dict[str, str] = {}  # "module.name" -> label of the notebook cell that defines it
-        self.variants: dict[str, str] = {}  # stem of an executed notebook -> the data it was run on, where that is not the usual
+        self.variants: dict[
+            str, str
+        ] = {}  # stem of an executed notebook -> the data it was run on, where that is not the usual
         self.modules: dict[str, str] = {}  # module -> its notebook, in reading order
         self._collect()
 
@@ -51,35 +55,57 @@ class Site:
         nbs = self.root / "nbs"
         self.library = sorted(p for p in nbs.glob("[0-9][0-9]_*.ipynb"))
         done = self.root / "outputs" / "demo"
-        self.explore = [(p, done / p.name if (done / p.name).is_file() else None) for p in sorted((nbs / "explore").glob("*.ipynb"))]
+        self.explore = [
+            (p, done / p.name if (done / p.name).is_file() else None)
+            for p in sorted((nbs / "explore").glob("*.ipynb"))
+        ]
         self.results = {kind: self._results(kind) for kind in ("tables", "figures")}
-        for path in self.library: self.pages[self.name(path)] = f"library/{path.name}"
+        for path in self.library:
+            self.pages[self.name(path)] = f"library/{path.name}"
         for source, executed in self.explore:
             for path in (source, executed):
-                if path: self.pages[self.name(path)] = f"explore/{source.name}"
+                if path:
+                    self.pages[self.name(path)] = f"explore/{source.name}"
         for kind, entries in self.results.items():
             for stem, source, executed in entries:
                 for path in (source, executed):
-                    if path: self.pages[self.name(path)] = f"{kind}/{stem}.ipynb"
-        self.pages |= {"README.md": "start.md", "docs/decisions.md": "decisions.md", "nbs": "library/index.md", "mvnb": "api/index.md",
-                       "nbs/tables": "tables/index.md", "nbs/figures": "figures/index.md", "nbs/explore": "explore/index.md",
-                       "outputs": "tables/index.md", "outputs/demo": "tables/index.md", "docs": "index.md",
-                       "workflow": "cluster.md", "workflow/README.md": "cluster.md", "docs/howto_own_videos.md": "own_videos.md"}
+                    if path:
+                        self.pages[self.name(path)] = f"{kind}/{stem}.ipynb"
+        self.pages |= {
+            "README.md": "start.md",
+            "docs/decisions.md": "decisions.md",
+            "nbs": "library/index.md",
+            "mvnb": "api/index.md",
+            "nbs/tables": "tables/index.md",
+            "nbs/figures": "figures/index.md",
+            "nbs/explore": "explore/index.md",
+            "outputs": "tables/index.md",
+            "outputs/demo": "tables/index.md",
+            "docs": "index.md",
+            "workflow": "cluster.md",
+            "workflow/README.md": "cluster.md",
+            "docs/howto_own_videos.md": "own_videos.md",
+        }
 
     def _results(self, kind):
         "(stem, source or None, executed or None) of tables or figures, in the papers' order."
         sources = {p.stem: p for p in (self.root / "nbs" / kind).glob("*.ipynb")}
         done = {p.stem: p for p in (self.root / "outputs" / "demo").glob("*.ipynb")}
         word = {"tables": "table", "figures": "figure"}[kind]
-        stems = sorted({*sources, *(s for s in done if s in sources or re.match(rf"[a-z]+_(s_)?{word}\d", s))}, key=order)
+        stems = sorted(
+            {*sources, *(s for s in done if s in sources or re.match(rf"[a-z]+_(s_)?{word}\d", s))}, key=order
+        )
         for stem in stems:  # an executed notebook on other data than the profile's own bears the data's name
             of = max((s for s in sources if stem.startswith(s + "_")), key=len, default="")
-            if stem not in sources and of: self.variants[stem] = stem.removeprefix(of + "_").replace("_", ", ")
+            if stem not in sources and of:
+                self.variants[stem] = stem.removeprefix(of + "_").replace("_", ", ")
         return [(stem, sources.get(stem), done.get(stem)) for stem in stems]
 
-    def read(self, path: Path): return nbformat.read(path, 4)
+    def read(self, path: Path):
+        return nbformat.read(path, 4)
 
-    def name(self, path: Path) -> str: return path.relative_to(self.root).as_posix()
+    def name(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
 
     # writing
 
@@ -87,7 +113,8 @@ class Site:
         "Writes a page; one that has not changed keeps its time, so that Sphinx skips it."
         path = self.stage / page
         self.written.add(path)
-        if path.is_file() and path.read_text(encoding="utf-8") == text: return
+        if path.is_file() and path.read_text(encoding="utf-8") == text:
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
 
@@ -102,8 +129,10 @@ class Site:
     def finish(self):
         "Removes what an earlier build left and this one did not write."
         for path in sorted(self.stage.rglob("*"), reverse=True):
-            if path.is_file() and path not in self.written: path.unlink()
-            elif path.is_dir() and not any(path.iterdir()): path.rmdir()
+            if path.is_file() and path not in self.written:
+                path.unlink()
+            elif path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
 
     # links
 
@@ -118,11 +147,14 @@ class Site:
         return "".join(parts)
 
     def _target(self, target: str, source: str, page: str) -> str:
-        if re.match(r"[a-z][a-z0-9+.-]*:|#", target, re.I): return target
+        if re.match(r"[a-z][a-z0-9+.-]*:|#", target, re.I):
+            return target
         path, _, anchor = target.partition("#")
         path = os.path.normpath(str(PurePosixPath(source).parent / path))
-        if path in self.pages: there = self.pages[path]
-        elif (self.root / path).is_file(): there = self.copy(self.root / path, f"files/{path}")
+        if path in self.pages:
+            there = self.pages[path]
+        elif (self.root / path).is_file():
+            there = self.copy(self.root / path, f"files/{path}")
         else:
             self.problems.append(f"{source} links to {target}, and there is no {path} that could be shown")
             return target
@@ -138,16 +170,30 @@ class Site:
         for i, cell in enumerate(nb.cells):
             if cell.cell_type == "markdown":
                 cell.source = self.markdown(cell.source, self.name(path), page).strip()
-                if found := re.findall(r"^#{1,6}\s+(.+)$", cell.source, re.M): heading = re.sub(r"[`*]", "", found[-1])
-                if cell.source: cells.append(_bare(cell))
+                if found := re.findall(r"^#{1,6}\s+(.+)$", cell.source, re.M):
+                    heading = re.sub(r"[`*]", "", found[-1])
+                if cell.source:
+                    cells.append(_bare(cell))
                 continue
-            if cell.cell_type != "code": continue
-            words = {w for line in DIRECTIVE.findall(cell.source) for w in re.split(r"[\s:]+", line.split("|", 1)[1].strip())[:1]}
+            if cell.cell_type != "code":
+                continue
+            words = {
+                w
+                for line in DIRECTIVE.findall(cell.source)
+                for w in re.split(r"[\s:]+", line.split("|", 1)[1].strip())[:1]
+            }
             source = tidy_text(DIRECTIVE.sub("", cell.source).strip("\n"))
-            if words & {"hide", "default_exp"} and (not source.strip() or "hide" in words): continue
-            if "injected-parameters" in cell.metadata.get("tags", []) and i and _says_the_same(nb.cells[i - 1].source, cell.source): continue
+            if words & {"hide", "default_exp"} and (not source.strip() or "hide" in words):
+                continue
+            if (
+                "injected-parameters" in cell.metadata.get("tags", [])
+                and i
+                and _says_the_same(nb.cells[i - 1].source, cell.source)
+            ):
+                continue
             outputs = [o for o in map(_tidy_output, cell.outputs) if o]
-            if not source.strip() and not outputs: continue
+            if not source.strip() and not outputs:
+                continue
             exported = bool(words & {"export", "exports", "exporti"})
             if mark and exported and (names := _defined(source)):
                 label = f"{path.stem}-cell-{i}"
@@ -156,16 +202,26 @@ class Site:
             cell = _bare(cell, exported)
             cell.source, cell.outputs, cell.execution_count = source, outputs, None
             if any({"image/png", "image/jpeg"} & set(o.get("data", {})) for o in outputs):
-                cell.metadata["mystnb"] = {"image": {"alt": f"Picture drawn by the cell above, in the section “{heading}”"}}
+                cell.metadata["mystnb"] = {
+                    "image": {"alt": f"Picture drawn by the cell above, in the section “{heading}”"}
+                }
             cells.append(cell)
-        if module: self.modules[module] = page
+        if module:
+            self.modules[module] = page
         extra = f"*Every parameter: [the API of mvnb.{module}](#api-{module}).*" if module and mark else ""
-        if note or extra: cells.insert(1, nbformat.v4.new_markdown_cell("\n\n".join(t for t in (note, extra) if t)))
-        if path.stem in self.variants and cells: cells[0].source = re.sub(r"^(#\s.+)$", rf"\1, on {self.variants[path.stem]}", cells[0].source, count=1, flags=re.M)
+        if note or extra:
+            cells.insert(1, nbformat.v4.new_markdown_cell("\n\n".join(t for t in (note, extra) if t)))
+        if path.stem in self.variants and cells:
+            cells[0].source = re.sub(
+                r"^(#\s.+)$", rf"\1, on {self.variants[path.stem]}", cells[0].source, count=1, flags=re.M
+            )
         nb.cells = cells
-        for n, cell in enumerate(nb.cells): cell["id"] = f"c{n}"
-        nb.metadata = nbformat.NotebookNode(kernelspec=dict(name="python3", display_name="Python 3", language="python"),
-                                            language_info=dict(name="python", pygments_lexer="ipython3"))
+        for n, cell in enumerate(nb.cells):
+            cell["id"] = f"c{n}"
+        nb.metadata = nbformat.NotebookNode(
+            kernelspec=dict(name="python3", display_name="Python 3", language="python"),
+            language_info=dict(name="python", pygments_lexer="ipython3"),
+        )
         self.write(page, nbformat.writes(nb, 4) + "\n")
 
     def title(self, path: Path) -> tuple[str, str]:
@@ -180,12 +236,18 @@ class Site:
 def order(stem):
     paper = stem.split("_")[0]
     number = re.search(r"(?:table|figure)(\d+)", stem)
-    return (PAPERS.index(paper) if paper in PAPERS else len(PAPERS), "_s_" in stem, int(number[1]) if number else 99, stem)
+    return (
+        PAPERS.index(paper) if paper in PAPERS else len(PAPERS),
+        "_s_" in stem,
+        int(number[1]) if number else 99,
+        stem,
+    )
 
 
 def _module(nb) -> str:
     for cell in nb.cells:
-        if found := re.search(r"^#\|\s*default_exp\s+(\S+)", cell.source, re.M): return found[1].removesuffix(".__init__")
+        if found := re.search(r"^#\|\s*default_exp\s+(\S+)", cell.source, re.M):
+            return found[1].removesuffix(".__init__")
     return ""
 
 
@@ -197,19 +259,30 @@ def _bare(cell, exported=False):
 
 def _defined(source: str) -> list[str]:
     "Names that a cell defines at its top level."
-    try: tree = ast.parse(source)
-    except SyntaxError: return []  # a cell with magics
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:
+        return []  # a cell with magics
     names = []
     for node in tree.body:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef): names.append(node.name)
-        elif isinstance(node, ast.Assign): names += [n.id for t in node.targets for n in ast.walk(t) if isinstance(n, ast.Name)]
-        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name): names.append(node.target.id)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.append(node.name)
+        elif isinstance(node, ast.Assign):
+            names += [n.id for t in node.targets for n in ast.walk(t) if isinstance(n, ast.Name)]
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            names.append(node.target.id)
     return list(dict.fromkeys(names))
 
 
 def _values(source: str) -> dict:
-    try: return {n.targets[0].id: ast.dump(n.value) for n in ast.parse(source).body if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Name)}
-    except SyntaxError: return {}
+    try:
+        return {
+            n.targets[0].id: ast.dump(n.value)
+            for n in ast.parse(source).body
+            if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Name)
+        }
+    except SyntaxError:
+        return {}
 
 
 def _says_the_same(defaults: str, injected: str) -> bool:
@@ -227,15 +300,20 @@ def _tidy_output(output):
     if data is None:  # an error that a lesson shows
         output.traceback = [tidy_text(line) for line in output.get("traceback", [])]
         return output
-    if WIDGET in data: return None  # a progress bar or a control: dead without a kernel
+    if WIDGET in data:
+        return None  # a progress bar or a control: dead without a kernel
     for kind in [k for k in data if k.startswith("text/") or k == "image/svg+xml"]:
         text = tidy_text(data[kind])
-        if kind == "text/html": text = _tidy_html(text)
+        if kind == "text/html":
+            text = _tidy_html(text)
         data[kind] = text
-    if not any(str(v).strip() for v in data.values()): return None
-    if "image/png" in data or "image/jpeg" in data: data.pop("text/html", None)
+    if not any(str(v).strip() for v in data.values()):
+        return None
+    if "image/png" in data or "image/jpeg" in data:
+        data.pop("text/html", None)
     output.metadata = nbformat.NotebookNode()
-    if output.output_type == "execute_result": output.execution_count = None
+    if output.output_type == "execute_result":
+        output.execution_count = None
     return output
 
 
@@ -249,6 +327,9 @@ def _tidy_html(text: str) -> str:
 
 def same_code(one: Path, other: Path) -> bool:
     "Whether two notebooks have the same code, papermill's parameters aside."
-    code = lambda path: [c.source.strip() for c in nbformat.read(path, 4).cells
-                         if c.cell_type == "code" and "injected-parameters" not in c.metadata.get("tags", [])]
+    code = lambda path: [
+        c.source.strip()
+        for c in nbformat.read(path, 4).cells
+        if c.cell_type == "code" and "injected-parameters" not in c.metadata.get("tags", [])
+    ]
     return code(one) == code(other)

@@ -1,4 +1,5 @@
 """Shared fixtures: where real test videos are, and a small puppet data set."""
+
 import contextlib
 import dataclasses
 import json
@@ -34,18 +35,38 @@ def puppets_root(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def small_store(tmp_path_factory, puppets_root):
     "Makes a store and an outputs folder for a module's tables: no real data, trainings of one step, as few videos in demo as in smoke."
+
     @contextlib.contextmanager
     def make(name: str, **settings):
         from mvnb import recipes
+
         folder = tmp_path_factory.mktemp(name)
-        part = lambda profile, **changes: {p: dataclasses.replace(getattr(profile, p), **changes) for p in ("pretrain", "finetune")}
+        part = lambda profile, **changes: {
+            p: dataclasses.replace(getattr(profile, p), **changes) for p in ("pretrain", "finetune")
+        }
         with pytest.MonkeyPatch.context() as patch:
-            for key, where in (dict(PATHS_RUNS=folder / "runs", PATHS_OUTPUTS=folder / "outputs", DATA_PUPPETS=puppets_root) | settings).items(): patch.setenv(f"MVNB_{key}", str(folder / where)) # an absolute path stays
+            for key, where in (
+                dict(PATHS_RUNS=folder / "runs", PATHS_OUTPUTS=folder / "outputs", DATA_PUPPETS=puppets_root)
+                | settings
+            ).items():
+                patch.setenv(f"MVNB_{key}", str(folder / where))  # an absolute path stays
             for data in ("UCF101", "HMDB51", "KINETICS400", "MINIKINETICS200", "DIVING48"):
-                for kind in ("", "_ANNOTATIONS"): patch.setenv(f"MVNB_DATA_{data}{kind}", str(folder / "nowhere"))
-            patch.setattr(recipes, "SMOKE", dataclasses.replace(recipes.SMOKE, **part(recipes.SMOKE, max_steps=1, batch_size=4)))
-            patch.setattr(recipes, "DEMO", dataclasses.replace(recipes.DEMO, scale=recipes.SMOKE.scale, **part(recipes.DEMO, batch_size=8)))
+                for kind in ("", "_ANNOTATIONS"):
+                    patch.setenv(f"MVNB_DATA_{data}{kind}", str(folder / "nowhere"))
+            patch.setattr(
+                recipes,
+                "SMOKE",
+                dataclasses.replace(recipes.SMOKE, **part(recipes.SMOKE, max_steps=1, batch_size=4)),
+            )
+            patch.setattr(
+                recipes,
+                "DEMO",
+                dataclasses.replace(
+                    recipes.DEMO, scale=recipes.SMOKE.scale, **part(recipes.DEMO, batch_size=8)
+                ),
+            )
             yield folder
+
     return make
 
 
@@ -54,13 +75,17 @@ def shell(tmp_path, monkeypatch):
     "Runs cells one after another in an IPython shell of its own, as a kernel would, and gives their names."
     from IPython.core.interactiveshell import InteractiveShell
     from mvnb import tables
+
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     monkeypatch.setattr(tables.Parameters, "_opened", False)
     InteractiveShell.clear_instance()
     shell = InteractiveShell.instance()
+
     def run(*cells):
-        for cell in cells: shell.run_cell(cell, store_history=True).raise_error()
+        for cell in cells:
+            shell.run_cell(cell, store_history=True).raise_error()
         return shell.user_ns
+
     yield run
     shell.history_manager.end_session()
     InteractiveShell.clear_instance()
@@ -69,22 +94,35 @@ def shell(tmp_path, monkeypatch):
 @pytest.fixture
 def run_page(shell):
     "Runs a notebook's code cells, a cell of parameters after the defaults, as papermill would put it; gives its prose."
+
     def run(name: str, **parameters) -> str:
         cells = json.loads((ROOT / "nbs" / f"{name}.ipynb").read_text())["cells"]
         tagged = [i for i, c in enumerate(cells) if "parameters" in c["metadata"].get("tags", [])]
         assert len(tagged) == 1, f"{name}: one cell has the tag 'parameters'"
         for i, c in enumerate(cells):
-            if c["cell_type"] == "code": shell("".join(c["source"]))
-            if i in tagged: shell("\n".join(f"{k} = {v!r}" for k, v in parameters.items()))
+            if c["cell_type"] == "code":
+                shell("".join(c["source"]))
+            if i in tagged:
+                shell("\n".join(f"{k} = {v!r}" for k, v in parameters.items()))
         return "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+
     return run
 
 
 @pytest.fixture(scope="session")
 def chromium():
     "One browser for all tests (Playwright starts once in a process), or a skip that says what is missing."
-    try: from playwright.sync_api import sync_playwright
-    except ImportError: pytest.skip("no playwright here: pip install -e '.[browser]'")
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-    if path is None: pytest.skip("no chromium on this machine (on Debian: apt-get install chromium)")
-    with sync_playwright() as play, play.chromium.launch(executable_path=path, args=["--no-sandbox"]) as browser: yield browser
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        pytest.skip("no playwright here: pip install -e '.[browser]'")
+    path = next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None
+    )
+    if path is None:
+        pytest.skip("no chromium on this machine (on Debian: apt-get install chromium)")
+    with (
+        sync_playwright() as play,
+        play.chromium.launch(executable_path=path, args=["--no-sandbox"]) as browser,
+    ):
+        yield browser

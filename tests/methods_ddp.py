@@ -1,4 +1,5 @@
 """Run by test_methods_ddp.py in each of two processes: shuffled BN, the shared queue, a few steps of MoCo."""
+
 import sys
 
 import torch
@@ -13,24 +14,48 @@ rank = int(sys.argv[3])
 torch.set_num_threads(1)
 dist.init_process_group("gloo", init_method=f"file://{dist_file}", rank=rank, world_size=2)
 
-x = torch.arange(5.)[:, None] + 100 * rank
+x = torch.arange(5.0)[:, None] + 100 * rank
 seen = []
+
+
 def encode(clips):
     seen.append(clips.clone())
     return clips * 2
+
+
 keys = encode_shuffled(encode, x, sample_rng(0, 0, 3, "s"))
 
-task = MoCo("r2plus1d_18", queue=24, momentum=0.9, seed=4, widths=(4, 8, 8, 16), stem=(4, 3, 4), blocks=(1, 1, 1, 1))
+task = MoCo(
+    "r2plus1d_18", queue=24, momentum=0.9, seed=4, widths=(4, 8, 8, 16), stem=(4, 3, 4), blocks=(1, 1, 1, 1)
+)
 model = DistributedDataParallel(task)
 optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
 generator, queues, losses = torch.Generator().manual_seed(rank), [], []
 for step in range(3):
-    batch = {"clip": torch.randint(0, 256, (5, 2, 3, 4, 16, 16), dtype=torch.uint8, generator=generator), "index": torch.arange(5) + 5 * rank,
-             "epoch": 0, "step": step}
+    batch = {
+        "clip": torch.randint(0, 256, (5, 2, 3, 4, 16, 16), dtype=torch.uint8, generator=generator),
+        "index": torch.arange(5) + 5 * rank,
+        "epoch": 0,
+        "step": step,
+    }
     task.start_step(step)
     loss = model(batch)["loss"]
-    optimizer.zero_grad(); loss.backward(); optimizer.step()
-    queues.append(task.queue.clone()); losses.append(loss.item())
-torch.save(dict(x=x, seen=seen[0], keys=keys, gathered=gather(x), queues=queues, pointer=task.pointer, losses=losses,
-                weights={k: v for k, v in task.state_dict().items() if "running" not in k and "num_batches" not in k}), f"{out}/{rank}.pt")
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    queues.append(task.queue.clone())
+    losses.append(loss.item())
+torch.save(
+    dict(
+        x=x,
+        seen=seen[0],
+        keys=keys,
+        gathered=gather(x),
+        queues=queues,
+        pointer=task.pointer,
+        losses=losses,
+        weights={k: v for k, v in task.state_dict().items() if "running" not in k and "num_batches" not in k},
+    ),
+    f"{out}/{rank}.pt",
+)
 dist.destroy_process_group()

@@ -1,4 +1,5 @@
 "Augmentation against torchvision and slow NumPy, and its properties."
+
 import numpy as np
 import pytest
 import torch
@@ -34,10 +35,14 @@ def tall(f, clip):
 FACTORS = torch.tensor([0.6, 0.9, 1.0, 1.4])
 
 
-@pytest.mark.parametrize("name,across", [("brightness", framewise), ("contrast", tall), ("saturation", framewise)])
+@pytest.mark.parametrize(
+    "name,across", [("brightness", framewise), ("contrast", tall), ("saturation", framewise)]
+)
 def test_factor_equals_torchvision(name, across):
     x = clips()
-    ref = torch.stack([across(lambda v: getattr(TF, f"adjust_{name}")(v, float(f)), c) for c, f in zip(x, FACTORS)])
+    ref = torch.stack(
+        [across(lambda v: getattr(TF, f"adjust_{name}")(v, float(f)), c) for c, f in zip(x, FACTORS)]
+    )
     torch.testing.assert_close(getattr(augment, name)(x, FACTORS), ref, atol=2e-6, rtol=0)
 
 
@@ -50,6 +55,7 @@ def test_hue_equals_torchvision(shifts):
 
 def test_hue_by_the_definition():
     import colorsys
+
     x = clips(3, 1, 12, 6, seed=3)[:1]
     got = augment.hue(x, torch.tensor([0.08]))[0, :, 0]
     for y in range(12):
@@ -68,7 +74,12 @@ def test_grayscale_equals_torchvision():
 def test_blur_equals_torchvision(height, width):
     x, sigma = clips(4, 2, height, width), torch.tensor([0.1, 0.7, 1.3, 2.0])
     r = min(6, height - 1, width - 1)
-    ref = torch.stack([framewise(lambda v: TF.gaussian_blur(v, [2 * r + 1] * 2, [float(s)] * 2), c) for c, s in zip(x, sigma)])
+    ref = torch.stack(
+        [
+            framewise(lambda v: TF.gaussian_blur(v, [2 * r + 1] * 2, [float(s)] * 2), c)
+            for c, s in zip(x, sigma)
+        ]
+    )
     torch.testing.assert_close(augment.gaussian_blur(x, sigma), ref, atol=3e-6, rtol=0)
 
 
@@ -77,7 +88,7 @@ def test_blur_of_a_point_is_a_gaussian():
     x[..., 15, 15] = 1
     got = augment.gaussian_blur(x, torch.tensor([1.5]), 6)[0, 0, 0].numpy()
     i = np.arange(31) - 15
-    g = np.where(abs(i) <= 6, np.exp(-i**2 / (2 * 1.5**2)), 0)
+    g = np.where(abs(i) <= 6, np.exp(-(i**2) / (2 * 1.5**2)), 0)
     np.testing.assert_allclose(got, np.outer(g, g) / g.sum() ** 2, atol=1e-7)
 
 
@@ -90,21 +101,33 @@ def test_whole_chain_equals_torchvision_in_order():
             c = tall(lambda v: TF.adjust_contrast(v, float(p["contrast"][i])), c)
             c = framewise(lambda v: TF.adjust_saturation(v, float(p["saturation"][i])), c)
             c = framewise(lambda v: TF.adjust_hue(v, float(p["hue"][i])), c)
-        if p["gray"][i]: c = framewise(lambda v: TF.rgb_to_grayscale(v, 3), c)
-        if p["blur"][i]: c = framewise(lambda v: TF.gaussian_blur(v, [13, 13], [float(p["sigma"][i])] * 2), c)
-        if p["flip"][i]: c = TF.hflip(c)
+        if p["gray"][i]:
+            c = framewise(lambda v: TF.rgb_to_grayscale(v, 3), c)
+        if p["blur"][i]:
+            c = framewise(lambda v: TF.gaussian_blur(v, [13, 13], [float(p["sigma"][i])] * 2), c)
+        if p["flip"][i]:
+            c = TF.hflip(c)
         torch.testing.assert_close(got[i], c, atol=1e-5, rtol=0)
-    assert all(0 < int(p[k].sum()) < 8 for k in ("jitter", "blur", "flip")) and p["gray"].any()  # this seed meets every branch
+    assert (
+        all(0 < int(p[k].sum()) < 8 for k in ("jitter", "blur", "flip")) and p["gray"].any()
+    )  # this seed meets every branch
 
 
 # --- the randomness rule
 
+
 def test_draw_depends_on_the_sample_not_the_batch():
     d = Photometric().draw
     a, b = d(1, 2, [5, 9, 11], "k"), d(1, 2, torch.tensor([11, 4, 5]), "k")
-    for k in a: assert a[k][0] == b[k][2] and a[k][2] == b[k][0] and a[k].shape == (3,) and a[k].device.type == "cpu"
+    for k in a:
+        assert a[k][0] == b[k][2] and a[k][2] == b[k][0] and a[k].shape == (3,) and a[k].device.type == "cpu"
     base = d(1, 2, range(64), "k")["sigma"]
-    for other in (d(2, 2, range(64), "k"), d(1, 3, range(64), "k"), d(1, 2, range(64), "q"), d(1, 2, range(64, 128), "k")):
+    for other in (
+        d(2, 2, range(64), "k"),
+        d(1, 3, range(64), "k"),
+        d(1, 2, range(64), "q"),
+        d(1, 2, range(64, 128), "k"),
+    ):
         assert not torch.equal(base, other["sigma"])
 
 
@@ -113,7 +136,13 @@ def test_draw_has_the_stated_distribution():
     p = Photometric().draw(0, 0, range(n))
     for k, chance in dict(jitter=0.8, gray=0.2, blur=0.5, flip=0.5).items():
         assert abs(p[k].float().mean() - chance) < 4 * (chance * (1 - chance) / n) ** 0.5
-    for k, low, high in (("brightness", 0.6, 1.4), ("contrast", 0.6, 1.4), ("saturation", 0.6, 1.4), ("hue", -0.1, 0.1), ("sigma", 0.1, 2)):
+    for k, low, high in (
+        ("brightness", 0.6, 1.4),
+        ("contrast", 0.6, 1.4),
+        ("saturation", 0.6, 1.4),
+        ("hue", -0.1, 0.1),
+        ("sigma", 0.1, 2),
+    ):
         v = p[k]
         assert low <= v.min() < low + 0.02 * (high - low) and high - 0.02 * (high - low) < v.max() <= high
         assert abs(v.mean() - (low + high) / 2) < 0.02 * (high - low)
@@ -124,18 +153,22 @@ def test_draw_has_the_stated_distribution():
 
 def test_changing_one_probability_leaves_the_other_draws():
     a, b = Photometric().draw(0, 0, range(50)), Photometric(blur=0, gray=1.0).draw(0, 0, range(50))
-    for k in ("jitter", "flip", "sigma", "hue"): assert torch.equal(a[k], b[k])
+    for k in ("jitter", "flip", "sigma", "hue"):
+        assert torch.equal(a[k], b[k])
     assert not b["blur"].any() and b["gray"].all()
 
 
 # --- applying
+
 
 @given(seed=st.integers(0, 1000), batch=st.integers(1, 6))
 @hyp(max_examples=15, deadline=None)
 def test_batched_equals_per_sample(seed, batch):
     p, x = Photometric(), clips(6, seed=seed)[:batch]
     params = p.draw(seed, 0, range(batch), "q")
-    one = torch.cat([p.apply(x[i:i + 1], {k: v[i:i + 1] for k, v in params.items()}) for i in range(batch)])
+    one = torch.cat(
+        [p.apply(x[i : i + 1], {k: v[i : i + 1] for k, v in params.items()}) for i in range(batch)]
+    )
     torch.testing.assert_close(p.apply(x, params), one, atol=1e-6, rtol=0)
 
 
@@ -149,7 +182,9 @@ def test_consistent_in_time_and_in_range():
 def test_input_is_left_alone_and_nothing_drawn_changes_nothing():
     x = clips(6)
     before = x.clone()
-    Photometric(1, (0.4, 0.4, 0.4, 0.1), 1, 1, (0.1, 2), 1).apply(x, Photometric(1, p_jitter=1, blur=1, flip=1).draw(0, 0, range(6)))
+    Photometric(1, (0.4, 0.4, 0.4, 0.1), 1, 1, (0.1, 2), 1).apply(
+        x, Photometric(1, p_jitter=1, blur=1, flip=1).draw(0, 0, range(6))
+    )
     assert torch.equal(x, before)
     none = Photometric(gray=0, p_jitter=0, blur=0, flip=0)
     assert torch.equal(none.apply(x, none.draw(0, 0, range(6))), x)
@@ -158,7 +193,9 @@ def test_input_is_left_alone_and_nothing_drawn_changes_nothing():
 def test_samples_that_drew_nothing_are_bit_equal():
     p = Photometric(flip=0)
     x, params = clips(6), p.draw(0, 0, range(6))
-    params |= {k: params[k].index_fill(0, torch.tensor([1, 4]), False) for k in ("jitter", "gray", "blur", "flip")}
+    params |= {
+        k: params[k].index_fill(0, torch.tensor([1, 4]), False) for k in ("jitter", "gray", "blur", "flip")
+    }
     out = p.apply(x, params)
     assert torch.equal(out[[1, 4]], x[[1, 4]])
 
@@ -171,16 +208,25 @@ def test_flip_flips_the_motion_too():
     out, mv2, has2 = p.apply(x, params, mv, has)
     assert 0 < params["flip"].sum() < 8
     for i, f in enumerate(params["flip"].tolist()):
-        ref = (np.flip(x[i].numpy(), -1), np.stack([-np.flip(mv[i, :, 0].numpy(), -1), np.flip(mv[i, :, 1].numpy(), -1)], 1),
-               np.flip(has[i].numpy(), -1)) if f else (x[i].numpy(), mv[i].numpy(), has[i].numpy())
-        for got, want in zip((out[i], mv2[i], has2[i]), ref): np.testing.assert_array_equal(got.numpy(), want)
+        ref = (
+            (
+                np.flip(x[i].numpy(), -1),
+                np.stack([-np.flip(mv[i, :, 0].numpy(), -1), np.flip(mv[i, :, 1].numpy(), -1)], 1),
+                np.flip(has[i].numpy(), -1),
+            )
+            if f
+            else (x[i].numpy(), mv[i].numpy(), has[i].numpy())
+        )
+        for got, want in zip((out[i], mv2[i], has2[i]), ref):
+            np.testing.assert_array_equal(got.numpy(), want)
     assert len(p.apply(x, params, mv)) == 2
 
 
 def test_flip_moves_with_real_motion():
     "A bright square that goes right has dx > 0; in the flipped clip it goes left and its vectors say so."
     x, mv = torch.zeros(1, 3, 4, 16, 16), torch.zeros(1, 4, 2, 2, 2)
-    for t in range(4): x[0, :, t, 4:8, 2 * t:2 * t + 4] = 1
+    for t in range(4):
+        x[0, :, t, 4:8, 2 * t : 2 * t + 4] = 1
     mv[:, 1:, 0] = 2
     where = lambda c: (c[0, 0].sum(1) * torch.arange(16)).sum(1) / c[0, 0].sum((1, 2))
     p = Photometric(gray=0, p_jitter=0, blur=0, flip=1)
@@ -192,7 +238,8 @@ def test_flip_moves_with_real_motion():
 def test_stays_float32_under_autocast():
     p, x = Photometric(), clips(4)
     params = p.draw(0, 0, range(4))
-    with torch.autocast("cpu", torch.bfloat16): out = p.apply(x, params)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = p.apply(x, params)
     assert out.dtype == torch.float32 and torch.equal(out, p.apply(x, params))
 
 
@@ -208,40 +255,61 @@ def test_traces_without_a_graph_break():
     p, x = Photometric(), clips(4)
     params, other = p.draw(4, 0, range(4)), p.draw(5, 0, range(4))
     fast = torch.compile(p.apply, backend="eager", fullgraph=True)
-    for q in (params, other): torch.testing.assert_close(fast(x, q), p.apply(x, q), atol=1e-6, rtol=0)
+    for q in (params, other):
+        torch.testing.assert_close(fast(x, q), p.apply(x, q), atol=1e-6, rtol=0)
 
 
 # --- numbers and errors
+
 
 def test_to_float_and_normalize():
     u = torch.arange(256, dtype=torch.uint8).view(1, 1, 1, 16, 16).expand(2, 3, 4, 16, 16)
     f = to_float(u)
     assert f.dtype == torch.float32 and f.min() == 0 and f.max() == 1
-    np.testing.assert_array_equal(f[0, 0, 0].numpy(), (np.arange(256, dtype=np.float32) / np.float32(255)).reshape(16, 16))
+    np.testing.assert_array_equal(
+        f[0, 0, 0].numpy(), (np.arange(256, dtype=np.float32) / np.float32(255)).reshape(16, 16)
+    )
     from torchvision.models.video import R2Plus1D_18_Weights
+
     t = R2Plus1D_18_Weights.KINETICS400_V1.transforms()
     want = (f - torch.tensor(t.mean).view(3, 1, 1, 1)) / torch.tensor(t.std).view(3, 1, 1, 1)
     torch.testing.assert_close(normalize(f), want)
     torch.testing.assert_close(normalize(f[0]), want[0])  # one clip without a batch axis
-    with pytest.raises(TypeError, match="uint8"): to_float(f)
+    with pytest.raises(TypeError, match="uint8"):
+        to_float(f)
 
 
-@pytest.mark.parametrize("bad", [dict(gray=1.2), dict(blur=-0.1), dict(jitter=(0.4, 0.4, 0.4, 0.6)), dict(jitter=(0.4, 0.4)),
-                                 dict(sigma=(0, 1)), dict(sigma=(2, 1))])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        dict(gray=1.2),
+        dict(blur=-0.1),
+        dict(jitter=(0.4, 0.4, 0.4, 0.6)),
+        dict(jitter=(0.4, 0.4)),
+        dict(sigma=(0, 1)),
+        dict(sigma=(2, 1)),
+    ],
+)
 def test_impossible_settings_are_refused(bad):
-    with pytest.raises(ValueError, match=next(iter(bad))): Photometric(**bad)
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        Photometric(**bad)
 
 
 def test_uint8_is_refused():
     p = Photometric()
-    with pytest.raises(TypeError, match="to_float"): p.apply(torch.zeros(1, 3, 2, 8, 8, dtype=torch.uint8), p.draw(0, 0, [0]))
+    with pytest.raises(TypeError, match="to_float"):
+        p.apply(torch.zeros(1, 3, 2, 8, 8, dtype=torch.uint8), p.draw(0, 0, [0]))
 
 
 @pytest.mark.parametrize("chosen", [(0, 0, 0), (1, 1, 1), (0, 1, 0)])
 def test_on_chosen_computes_only_what_is_chosen(chosen):
     seen = []
     chosen = torch.tensor(chosen, dtype=torch.bool)
-    out = on_chosen(torch.arange(3.).view(3, 1), chosen, lambda x, n: (seen.extend(x.flatten().tolist()), x * 0 + n[:, None])[1],
-                    torch.tensor([10., 11., 12.]))
+    out = on_chosen(
+        torch.arange(3.0).view(3, 1),
+        chosen,
+        lambda x, n: (seen.extend(x.flatten().tolist()), x * 0 + n[:, None])[1],
+        torch.tensor([10.0, 11.0, 12.0]),
+    )
     assert seen == [i for i in range(3) if chosen[i]]
-    assert out.flatten().tolist() == [10. + i if chosen[i] else i for i in range(3)]
+    assert out.flatten().tolist() == [10.0 + i if chosen[i] else i for i in range(3)]

@@ -1,4 +1,5 @@
 "Clips: sampling against brute force, loaders against direct reads, cache, bad files, resume and ranks."
+
 import json
 import multiprocessing
 import os
@@ -13,14 +14,24 @@ import torch
 from hypothesis import given, settings as hyp, strategies as st
 
 from mvnb import clips, video
-from mvnb.clips import (ClipDataset, TooManyBadFiles, batches, centre_box, order, random_box, sample_rng, steps_per_epoch,
-                        temporal_indices)
+from mvnb.clips import (
+    ClipDataset,
+    TooManyBadFiles,
+    batches,
+    centre_box,
+    order,
+    random_box,
+    sample_rng,
+    steps_per_epoch,
+    temporal_indices,
+)
 
 FRAMES = {"a": 40, "b": 33, "c": 12, "d": 40, "e": 25}  # c is shorter than a clip
 HEIGHT, WIDTH = 48, 64
 
 
-def level(frame): return 20 + 5 * frame  # the luma of a frame tells its number
+def level(frame):
+    return 20 + 5 * frame  # the luma of a frame tells its number
 
 
 def write_video(path, frames, start=0):
@@ -30,7 +41,7 @@ def write_video(path, frames, start=0):
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         for k in range(frames):
             rgb = np.full((HEIGHT, WIDTH, 3), level(start + k), np.uint8)
-            rgb[:, :WIDTH // 2] -= 20
+            rgb[:, : WIDTH // 2] -= 20
             out.mux(stream.encode(av.VideoFrame.from_ndarray(rgb, "rgb24")))
         out.mux(stream.encode())
 
@@ -38,19 +49,24 @@ def write_video(path, frames, start=0):
 @dataclass
 class Videos:
     "The part of `datasets.Index` that clips use."
+
     root: Path
     paths: list
     labels: np.ndarray
     hash: str = "videos"
 
-    def __len__(self): return len(self.paths)
-    def path(self, i): return self.root / self.paths[i]
+    def __len__(self):
+        return len(self.paths)
+
+    def path(self, i):
+        return self.root / self.paths[i]
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("videos")
-    for name, frames in FRAMES.items(): write_video(folder / f"{name}.mp4", frames)
+    for name, frames in FRAMES.items():
+        write_video(folder / f"{name}.mp4", frames)
     (folder / "bad.mp4").write_text("not a video")
     return folder
 
@@ -62,14 +78,22 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache" / "clips"
 
 
-def videos(root, names="abcde"): return Videos(root, [f"{n}.mp4" for n in names], np.arange(len(names)) + 10)
+def videos(root, names="abcde"):
+    return Videos(root, [f"{n}.mp4" for n in names], np.arange(len(names)) + 10)
+
+
 def with_bad(root, n=150, bad=(7,)):
     return Videos(root, ["bad.mp4" if i in bad else f"{'abde'[i % 4]}.mp4" for i in range(n)], np.arange(n))
 
 
-def small(index, **kw): return ClipDataset(index, **(dict(length=8, stride=2, size=16) | kw))
+def small(index, **kw):
+    return ClipDataset(index, **(dict(length=8, stride=2, size=16) | kw))
+
+
 def whole(index, batch_size=2, epoch=0, drop_last=False, **kw):
-    dataset_kw = {k: kw.pop(k) for k in list(kw) if k not in ("workers", "shuffle", "start", "rank", "world", "seed")}
+    dataset_kw = {
+        k: kw.pop(k) for k in list(kw) if k not in ("workers", "shuffle", "start", "rank", "world", "seed")
+    }
     return list(batches(small(index, **dataset_kw), batch_size, epoch, drop_last=drop_last, **kw))
 
 
@@ -77,22 +101,31 @@ def same(a, b):
     assert len(a) == len(b) and len(a) > 0
     for x, y in zip(a, b):
         assert x.keys() == y.keys()
-        for k in x: assert torch.equal(x[k], y[k]) if isinstance(x[k], torch.Tensor) else x[k] == y[k], k
+        for k in x:
+            assert torch.equal(x[k], y[k]) if isinstance(x[k], torch.Tensor) else x[k] == y[k], k
 
 
 # --- draws
 
+
 def test_rng_is_a_function_of_all_its_arguments():
     first = lambda *a: sample_rng(*a).integers(0, 2**62)
     assert first(1, 2, 3, "x") == first(np.int64(1), torch.tensor(2), 3, "x")
-    names = [(s, e, i, n) for s in range(4) for e in range(4) for i in range(12) for n in ("", "x", "time/0", "time/1")]
+    names = [
+        (s, e, i, n)
+        for s in range(4)
+        for e in range(4)
+        for i in range(12)
+        for n in ("", "x", "time/0", "time/1")
+    ]
     names += [(1, 11, 1), (11, 1, 1), (111, 1, 1), (1, 1, 111), (-1, 1, 1), (1, 2**40, 1)]
     assert len({first(*a) for a in names}) == len(names)
 
 
 def test_neighbouring_samples_are_not_correlated():
     u = np.stack([sample_rng(0, 0, i).random(4) for i in range(3000)])
-    for a, b in ((u[:-1, 0], u[1:, 0]), (u[:, 0], u[:, 1])): assert abs(np.corrcoef(a, b)[0, 1]) < 0.07
+    for a, b in ((u[:-1, 0], u[1:, 0]), (u[:, 0], u[:, 1])):
+        assert abs(np.corrcoef(a, b)[0, 1]) < 0.07
     assert abs(u.mean() - 0.5) < 0.02
 
 
@@ -101,14 +134,20 @@ def test_neighbouring_samples_are_not_correlated():
 SIZES = dict(n=st.integers(1, 120), length=st.integers(1, 20), stride=st.integers(1, 6))
 
 
-@given(**SIZES, seed=st.integers(0, 99), count=st.integers(1, 12), mode=st.sampled_from(["random", "uniform", "dense"]))
+@given(
+    **SIZES,
+    seed=st.integers(0, 99),
+    count=st.integers(1, 12),
+    mode=st.sampled_from(["random", "uniform", "dense"]),
+)
 @hyp(max_examples=200, deadline=None)
 def test_clips_are_strided_runs_inside_the_video(n, length, stride, seed, count, mode):
     got = temporal_indices(n, length, stride, mode, count, sample_rng(seed, 0, 0))
     assert got.shape == (count, length) and got.dtype == np.int64 and got.min() >= 0 and got.max() < n
     span = (length - 1) * stride + 1
     for clip in got:
-        if n >= span: np.testing.assert_array_equal(np.diff(clip), stride)  # never looped when it fits
+        if n >= span:
+            np.testing.assert_array_equal(np.diff(clip), stride)  # never looped when it fits
         np.testing.assert_array_equal(clip, [(clip[0] + k * stride) % n for k in range(length)])
 
 
@@ -122,19 +161,24 @@ def test_uniform_goes_from_the_first_frame_to_the_last(n, length, stride, count)
         assert got[-1, -1] == n - 1
         steps = np.diff(got[:, 0])
         assert steps.max() - steps.min() <= 1
-    else: assert (got[:, 0] == 0).all()
+    else:
+        assert (got[:, 0] == 0).all()
 
 
 @given(**SIZES)
 @hyp(max_examples=100, deadline=None)
 def test_dense_is_every_stridth_start(n, length, stride):
     span = (length - 1) * stride + 1
-    want = [[s + k * stride for k in range(length)] for s in range(0, n, stride) if s + span <= n] or [[k * stride % n for k in range(length)]]
+    want = [[s + k * stride for k in range(length)] for s in range(0, n, stride) if s + span <= n] or [
+        [k * stride % n for k in range(length)]
+    ]
     np.testing.assert_array_equal(temporal_indices(n, length, stride, "dense", None), want)
 
 
 def test_random_reaches_every_start_equally():
-    starts = Counter(int(temporal_indices(20, 4, 3, "random", 1, sample_rng(0, 0, i))[0, 0]) for i in range(5500))
+    starts = Counter(
+        int(temporal_indices(20, 4, 3, "random", 1, sample_rng(0, 0, i))[0, 0]) for i in range(5500)
+    )
     assert set(starts) == set(range(11))  # 20 frames, span 10
     assert all(abs(v - 500) < 5 * 500**0.5 for v in starts.values())
 
@@ -143,14 +187,25 @@ def test_one_uniform_clip_is_the_middle_one():
     assert temporal_indices(21, 5, 1, "uniform").tolist() == [[8, 9, 10, 11, 12]]
 
 
-@pytest.mark.parametrize("args,match", [((0, 4, 1), "num_frames 0"), ((9, 0, 1), "length 0"), ((9, 4, 0), "stride 0"),
-                                        ((9, 4, 1, "uniform", 0), "count 0"), ((9, 4, 1, "uniform", None), "count None"),
-                                        ((9, 4, 1, "sideways"), "sideways"), ((9, 4, 1, "random"), "rng")])
+@pytest.mark.parametrize(
+    "args,match",
+    [
+        ((0, 4, 1), "num_frames 0"),
+        ((9, 0, 1), "length 0"),
+        ((9, 4, 0), "stride 0"),
+        ((9, 4, 1, "uniform", 0), "count 0"),
+        ((9, 4, 1, "uniform", None), "count None"),
+        ((9, 4, 1, "sideways"), "sideways"),
+        ((9, 4, 1, "random"), "rng"),
+    ],
+)
 def test_impossible_sampling_is_refused(args, match):
-    with pytest.raises(ValueError, match=match): temporal_indices(*args)
+    with pytest.raises(ValueError, match=match):
+        temporal_indices(*args)
 
 
 # --- which part of the frame
+
 
 @given(h=st.integers(1, 400), w=st.integers(1, 400), seed=st.integers(0, 10**6))
 @hyp(max_examples=200, deadline=None)
@@ -178,19 +233,28 @@ def test_a_frame_too_narrow_for_any_draw_gives_its_middle():
 
 # --- which samples
 
-@given(n=st.integers(1, 60), b=st.integers(1, 8), world=st.integers(1, 4), drop=st.booleans(), epoch=st.integers(0, 3))
+
+@given(
+    n=st.integers(1, 60),
+    b=st.integers(1, 8),
+    world=st.integers(1, 4),
+    drop=st.booleans(),
+    epoch=st.integers(0, 3),
+)
 @hyp(max_examples=150, deadline=None)
 def test_ranks_share_out_one_global_order(n, b, world, drop, epoch):
     data = range(n)
     if drop and n < b * world:
-        with pytest.raises(ValueError, match="smaller batch_size"): order(data, b, epoch)  if n < b else steps_per_epoch(data, b, world)
+        with pytest.raises(ValueError, match="smaller batch_size"):
+            order(data, b, epoch) if n < b else steps_per_epoch(data, b, world)
         return
     one = [i for step in order(data, b * world, epoch, 5, True, drop) for i in step]
     ranks = [order(data, b, epoch, 5, True, drop, r, world) for r in range(world)]
     assert len(ranks[0]) == steps_per_epoch(data, b, world, drop)
     assert one == [i for k in range(len(ranks[0])) for r in ranks if k < len(r) for i in r[k]]
     assert sorted(one) == sorted(set(one)) and len(one) == (n // (b * world) * b * world if drop else n)
-    if drop: assert all(len(step) == b for r in ranks for step in r)
+    if drop:
+        assert all(len(step) == b for r in ranks for step in r)
 
 
 def test_order_changes_with_seed_and_epoch_only():
@@ -199,10 +263,12 @@ def test_order_changes_with_seed_and_epoch_only():
     assert base == order(data, 5, 1, 7) and sum(base, []) == sum(order(data, 10, 1, 7), [])
     assert base != order(data, 5, 2, 7) and base != order(data, 5, 1, 8)
     assert sum(order(data, 5, 1, 7, shuffle=False), []) == list(range(50))
-    with pytest.raises(ValueError, match="rank 2"): order(data, 5, 0, rank=2, world=2)
+    with pytest.raises(ValueError, match="rank 2"):
+        order(data, 5, 0, rank=2, world=2)
 
 
 # --- reading
+
 
 def frame_numbers(clip):
     "Frame numbers of a clip [C,T,H,W], read from its brightest column."
@@ -214,12 +280,20 @@ def test_evaluation_clips_are_the_uniform_ones_centre_cropped(root, cache, cache
     (batch,) = whole(videos(root), 5, shuffle=False, views=3, mode="uniform", train=False, cache=cached)
     assert batch["clip"].shape == (5, 3, 3, 8, 16, 16) and batch["clip"].dtype == torch.uint8
     assert batch["label"].tolist() == [10, 11, 12, 13, 14] and batch["label"].dtype == torch.int64
-    assert batch["index"].tolist() == [0, 1, 2, 3, 4] and batch["ok"].all() and (batch["epoch"], batch["step"]) == (0, 0)
+    assert (
+        batch["index"].tolist() == [0, 1, 2, 3, 4]
+        and batch["ok"].all()
+        and (batch["epoch"], batch["step"]) == (0, 0)
+    )
     for sample, n in zip(batch["clip"], FRAMES.values()):
         for clip, start in zip(sample, np.rint(np.linspace(0, max(0, n - 15), 3)).astype(int)):
             assert frame_numbers(clip) == [(start + 2 * k) % n for k in range(8)]
-            edge = clip[:, :, :, 7:9].float().mean((0, 2)) - clip[:, :, :, 12:].float().mean((0, 2, 3))[:, None]
-            assert (edge[:, 0] < -15).all() and (edge[:, 1] > -5).all()  # the middle of the frame is the middle of the clip
+            edge = (
+                clip[:, :, :, 7:9].float().mean((0, 2)) - clip[:, :, :, 12:].float().mean((0, 2, 3))[:, None]
+            )
+            assert (edge[:, 0] < -15).all() and (
+                edge[:, 1] > -5
+            ).all()  # the middle of the frame is the middle of the clip
 
 
 @pytest.mark.parametrize("cached", [None, "memory"])
@@ -233,16 +307,20 @@ def test_training_clips_follow_the_stated_draws(root, cache, cached):
             box = random_box(HEIGHT, WIDTH, sample_rng(3, 4, i, f"crop/{v}"))
             assert data.box(4 * 0 + i, 4, v, HEIGHT, WIDTH) == box
             direct.append(video.read_clip(root / data.index.paths[i], times, (16, 16), box).rgb)
-            if box[1] + box[3] > WIDTH * 0.6: assert frame_numbers(batch["clip"][i, v]) == times.tolist()
+            if box[1] + box[3] > WIDTH * 0.6:
+                assert frame_numbers(batch["clip"][i, v]) == times.tolist()
     direct = torch.stack(direct).view(5, 2, 3, 8, 16, 16)
-    if cached is None: assert torch.equal(batch["clip"], direct)
-    else: assert (batch["clip"].int() - direct).abs().float().mean() < 1.5
+    if cached is None:
+        assert torch.equal(batch["clip"], direct)
+    else:
+        assert (batch["clip"].int() - direct).abs().float().mean() < 1.5
 
 
 def test_views_and_epochs_differ_and_batch_size_does_not_matter(root):
     one, two = whole(videos(root), 1, views=2), whole(videos(root), 5, views=2)
     by_index = {int(b["index"]): b["clip"][0] for b in one}
-    for i, clip in zip(two[0]["index"].tolist(), two[0]["clip"]): assert torch.equal(clip, by_index[i])
+    for i, clip in zip(two[0]["index"].tolist(), two[0]["clip"]):
+        assert torch.equal(clip, by_index[i])
     assert not torch.equal(two[0]["clip"][:, 0], two[0]["clip"][:, 1])
     later = {int(b["index"]): b["clip"][0] for b in whole(videos(root), 1, 1, views=2)}
     assert all(not torch.equal(later[i], by_index[i]) for i in by_index)
@@ -251,7 +329,10 @@ def test_views_and_epochs_differ_and_batch_size_does_not_matter(root):
 @pytest.mark.parametrize("cached", [None, "memory"])
 def test_workers_change_nothing(root, cache, cached):
     for kw in (dict(views=2), dict(views=2, mode="uniform", train=False)):
-        same(whole(videos(root), workers=0, cache=cached, **kw), whole(videos(root), workers=2, cache=cached, **kw))
+        same(
+            whole(videos(root), workers=0, cache=cached, **kw),
+            whole(videos(root), workers=2, cache=cached, **kw),
+        )
 
 
 @pytest.mark.parametrize("cached", [None, "memory"])
@@ -260,14 +341,19 @@ def test_start_skips_without_reading(root, cache, cached, monkeypatch):
     read = []
     for name in ("read", "_read_cached"):
         real = getattr(ClipDataset, name)
-        monkeypatch.setattr(ClipDataset, name, lambda self, position, *a, real=real: (read.append(position), real(self, position, *a))[1])
+        monkeypatch.setattr(
+            ClipDataset,
+            name,
+            lambda self, position, *a, real=real: (read.append(position), real(self, position, *a))[1],
+        )
     rest = whole(videos(root), 1, 3, cache=cached, start=3)
     same(every[3:], rest)
     assert [b["step"] for b in rest] == [3, 4] and read == [int(b["index"]) for b in rest]
     assert whole_none(root, cached) == []
 
 
-def whole_none(root, cached): return list(batches(small(videos(root), cache=cached), 1, 0, start=5))
+def whole_none(root, cached):
+    return list(batches(small(videos(root), cache=cached), 1, 0, start=5))
 
 
 def test_ranks_see_the_slices_of_one_process(root):
@@ -290,12 +376,19 @@ def test_motion_follows_the_crop(root):
     assert batch["mv"].dtype == torch.float32 and batch["has_mv"].dtype == torch.bool
     for i in range(2):
         for v, times in enumerate(data.times(i, 0, list(FRAMES.values())[i])):
-            direct = video.read_clip(data.index.path(i), times, (16, 16), data.box(i, 0, v, HEIGHT, WIDTH), True)
-            for a, b in ((batch["clip"], direct.rgb), (batch["mv"], direct.mv), (batch["has_mv"], direct.has_mv)):
+            direct = video.read_clip(
+                data.index.path(i), times, (16, 16), data.box(i, 0, v, HEIGHT, WIDTH), True
+            )
+            for a, b in (
+                (batch["clip"], direct.rgb),
+                (batch["mv"], direct.mv),
+                (batch["has_mv"], direct.has_mv),
+            ):
                 assert torch.equal(a[i, v], b)
 
 
 # --- bad files
+
 
 @pytest.mark.parametrize("cached", [None, "memory"])
 def test_a_bad_file_in_training_is_replaced_and_counted(root, cache, cached):
@@ -328,7 +421,8 @@ def test_more_than_one_in_a_hundred_stops_the_run(root, cache, cached, workers):
 
 @pytest.mark.parametrize("cached", [None, "memory", "disk"])
 def test_nothing_but_bad_files_stops_too(root, cache, cached):
-    with pytest.raises(TooManyBadFiles): list(batches(small(with_bad(root, 4, range(4)), cache=cached), 2, 0))
+    with pytest.raises(TooManyBadFiles):
+        list(batches(small(with_bad(root, 4, range(4)), cache=cached), 2, 0))
 
 
 @pytest.mark.parametrize("cached", [None, "memory", "disk"])
@@ -337,11 +431,16 @@ def test_evaluation_never_replaces(root, cache, cached):
     got = list(batches(data, 4, 0, shuffle=False, drop_last=False))
     ok, clip = torch.cat([b["ok"] for b in got]), torch.cat([b["clip"] for b in got])
     assert ok.tolist() == [True, False, True, True, False, True]
-    assert torch.cat([b["index"] for b in got]).tolist() == torch.cat([b["label"] for b in got]).tolist() == list(range(6))
+    assert (
+        torch.cat([b["index"] for b in got]).tolist()
+        == torch.cat([b["label"] for b in got]).tolist()
+        == list(range(6))
+    )
     assert not clip[~ok].any() and all(c.any() for c in clip[ok]) and len(data.failed) == 1
 
 
 # --- the cache
+
 
 def test_memory_and_disk_agree_and_are_close_to_the_files(root, cache):
     kw = dict(views=2, mode="random", size=32)
@@ -353,7 +452,9 @@ def test_memory_and_disk_agree_and_are_close_to_the_files(root, cache):
 
 
 def forbid(monkeypatch):
-    def fail(*a): raise AssertionError("decoded again")
+    def fail(*a):
+        raise AssertionError("decoded again")
+
     monkeypatch.setattr(clips, "_decode", fail)
 
 
@@ -363,7 +464,8 @@ def test_decoded_once_for_all_epochs_and_data_sets(root, cache, kind, monkeypatc
     forbid(monkeypatch)
     same(first, whole(videos(root), cache=kind))
     whole(videos(root), epoch=1, length=4, views=2, cache=kind, cache_size=round(1.3 * 16))
-    with pytest.raises(AssertionError, match="decoded again"): whole(videos(root), cache=kind, cache_size=30)
+    with pytest.raises(AssertionError, match="decoded again"):
+        whole(videos(root), cache=kind, cache_size=30)
 
 
 @pytest.mark.parametrize("kind", ["memory", "disk"])
@@ -379,12 +481,19 @@ def test_a_changed_file_is_decoded_again(tmp_path, cache, kind):
     assert len(list(cache.glob("*/frames.bin"))) == (kind == "disk")  # the stale set is gone
 
 
-@pytest.mark.parametrize("damage", [
-    lambda f: (f / "index.json").unlink(), lambda f: (f / "frames.bin").unlink(),
-    lambda f: (f / "frames.bin").write_bytes((f / "frames.bin").read_bytes()[:-100]),
-    lambda f: (f / "index.json").write_text((f / "index.json").read_text()[:-20]),
-    lambda f: (f / "index.json").write_text(json.dumps(json.loads((f / "index.json").read_text()) | {"format": 0})),
-    lambda f: (f / "index.json").write_text("[]")])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda f: (f / "index.json").unlink(),
+        lambda f: (f / "frames.bin").unlink(),
+        lambda f: (f / "frames.bin").write_bytes((f / "frames.bin").read_bytes()[:-100]),
+        lambda f: (f / "index.json").write_text((f / "index.json").read_text()[:-20]),
+        lambda f: (f / "index.json").write_text(
+            json.dumps(json.loads((f / "index.json").read_text()) | {"format": 0})
+        ),
+        lambda f: (f / "index.json").write_text("[]"),
+    ],
+)
 def test_a_damaged_disk_cache_is_made_again(root, cache, damage):
     first = whole(videos(root, "ab"), cache="disk")
     (folder,) = [p for p in cache.iterdir() if p.is_dir()]
@@ -393,19 +502,25 @@ def test_a_damaged_disk_cache_is_made_again(root, cache, damage):
 
 
 def test_a_failed_build_leaves_nothing_behind(root, cache, monkeypatch):
-    def fail(path, short): raise KeyboardInterrupt
+    def fail(path, short):
+        raise KeyboardInterrupt
+
     with monkeypatch.context() as m:
         m.setattr(clips, "_decode", fail)
-        with pytest.raises(KeyboardInterrupt): whole(videos(root), cache="disk")
+        with pytest.raises(KeyboardInterrupt):
+            whole(videos(root), cache="disk")
     assert [p for p in cache.iterdir() if p.is_dir()] == []
     assert len(whole(videos(root), cache="disk")) == 3
 
 
 def _open_in_process(root, log, queue):
     real = clips._write
+
     def counted(*a):
-        with open(log, "a") as f: f.write("x")
+        with open(log, "a") as f:
+            f.write("x")
         real(*a)
+
     clips._write = counted
     data = small(videos(root), cache="disk")
     queue.put([int(b["clip"].sum()) for b in batches(data, 5, 0)])
@@ -415,48 +530,83 @@ def test_two_processes_decode_once(root, cache, tmp_path):
     ctx, log = multiprocessing.get_context("fork"), tmp_path / "log"
     queue = ctx.Queue()
     both = [ctx.Process(target=_open_in_process, args=(root, log, queue)) for _ in range(2)]
-    for p in both: p.start()
+    for p in both:
+        p.start()
     sums = [queue.get(timeout=60) for _ in both]
-    for p in both: p.join(60)
+    for p in both:
+        p.join(60)
     assert log.read_text() == "x" and sums[0] == sums[1] and [p.exitcode for p in both] == [0, 0]
 
 
 def test_memory_is_bounded(root, cache, monkeypatch):
     monkeypatch.setattr(clips, "_HELD_BYTES", 1)
-    for size in (16, 20, 24): whole(videos(root, "ab"), size=size, cache="memory")
+    for size in (16, 20, 24):
+        whole(videos(root, "ab"), size=size, cache="memory")
     assert len(clips._held) == 1
 
 
 # --- the data set's own
 
+
 def test_hash_tells_what_a_batch_holds(root):
     base = small(videos(root)).hash
     assert base == small(videos(root)).hash
-    changes = [dict(length=4), dict(stride=1), dict(size=8), dict(views=2), dict(mode="uniform"), dict(scale=(0.5, 1.0)), dict(seed=1),
-               dict(train=False), dict(centre=0.9), dict(cache="memory"), dict(stride=(1, 2)), dict(motion=True)]
+    changes = [
+        dict(length=4),
+        dict(stride=1),
+        dict(size=8),
+        dict(views=2),
+        dict(mode="uniform"),
+        dict(scale=(0.5, 1.0)),
+        dict(seed=1),
+        dict(train=False),
+        dict(centre=0.9),
+        dict(cache="memory"),
+        dict(stride=(1, 2)),
+        dict(motion=True),
+    ]
     assert len({small(videos(root), **c).hash for c in changes} | {base}) == len(changes) + 1
     assert small(videos(root), cache="memory").hash == small(videos(root), cache="disk").hash
 
 
-@pytest.mark.parametrize("bad,match", [(dict(cache="tape"), "tape"), (dict(cache="memory", motion=True), "motion"), (dict(mode="odd"), "odd"),
-                                       (dict(stride=(1, 2), mode="uniform"), "strides"), (dict(size=0), "size 0"), (dict(views=0), "views 0")])
+@pytest.mark.parametrize(
+    "bad,match",
+    [
+        (dict(cache="tape"), "tape"),
+        (dict(cache="memory", motion=True), "motion"),
+        (dict(mode="odd"), "odd"),
+        (dict(stride=(1, 2), mode="uniform"), "strides"),
+        (dict(size=0), "size 0"),
+        (dict(views=0), "views 0"),
+    ],
+)
 def test_impossible_data_sets_are_refused(root, bad, match):
-    with pytest.raises(ValueError, match=match): small(videos(root), **bad)
+    with pytest.raises(ValueError, match=match):
+        small(videos(root), **bad)
 
 
 def test_empty_index_and_too_large_batch(root):
-    with pytest.raises(ValueError, match="no video"): small(videos(root, ""))
-    with pytest.raises(ValueError, match="needs 12 videos, the index has 5"): batches(small(videos(root)), 6, 0, world=2)
-    with pytest.raises(ValueError, match="start -1"): batches(small(videos(root)), 1, 0, start=-1)
+    with pytest.raises(ValueError, match="no video"):
+        small(videos(root, ""))
+    with pytest.raises(ValueError, match="needs 12 videos, the index has 5"):
+        batches(small(videos(root)), 6, 0, world=2)
+    with pytest.raises(ValueError, match="start -1"):
+        batches(small(videos(root)), 1, 0, start=-1)
 
 
 @pytest.mark.real
 def test_real_videos_through_files_and_cache(shared_data, cache):
     "Real files of several codecs and sizes: the cached clip is the clip read from the file, a little softer."
-    paths = sorted((shared_data / "mini").glob("*/*_g03_c01.avi"))[:4] + sorted((shared_data / "clips" / "kinetics400").glob("*.mp4"))[:2]
+    paths = (
+        sorted((shared_data / "mini").glob("*/*_g03_c01.avi"))[:4]
+        + sorted((shared_data / "clips" / "kinetics400").glob("*.mp4"))[:2]
+    )
     index = Videos(shared_data, [str(p.relative_to(shared_data)) for p in paths], np.arange(len(paths)))
     for kw in (dict(views=2), dict(views=3, mode="uniform", train=False)):
-        (files,), (cached,) = (whole(index, len(paths), length=4, stride=4, size=48, shuffle=False, cache=c, **kw) for c in (None, "memory"))
+        (files,), (cached,) = (
+            whole(index, len(paths), length=4, stride=4, size=48, shuffle=False, cache=c, **kw)
+            for c in (None, "memory")
+        )
         gap = (files["clip"].int() - cached["clip"]).abs().float().mean((2, 3, 4, 5))
         spread = files["clip"].float().std((2, 3, 4, 5))
         assert files["ok"].all() and cached["ok"].all() and (gap < 0.15 * spread).all(), (gap, spread)
@@ -464,8 +614,10 @@ def test_real_videos_through_files_and_cache(shared_data, cache):
 
 @pytest.mark.parametrize("stride", [0, -1, 1.5, (), (0,), (1, 2.5), "2"])
 def test_a_stride_is_a_whole_number_or_several(tmp_path, stride):
-    with pytest.raises(ValueError, match="stride is"): ClipDataset(Videos(tmp_path, ["a.mp4"], np.zeros(1)), stride=stride)
+    with pytest.raises(ValueError, match="stride is"):
+        ClipDataset(Videos(tmp_path, ["a.mp4"], np.zeros(1)), stride=stride)
 
 
 def test_a_negative_number_of_still_frames_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="still=-4"): ClipDataset(Videos(tmp_path, ["a.mp4"], np.zeros(1)), length=8, still=-4)
+    with pytest.raises(ValueError, match="still=-4"):
+        ClipDataset(Videos(tmp_path, ["a.mp4"], np.zeros(1)), length=8, still=-4)

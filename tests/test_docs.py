@@ -1,4 +1,5 @@
 """The site: built offline without warnings, no link dead, nothing of the machinery or the machine showing, fit for a phone."""
+
 import os
 import re
 import subprocess
@@ -26,8 +27,19 @@ from bs4 import BeautifulSoup  # noqa: E402
 def site(tmp_path_factory):
     "The whole site, built once. No proxy leads out, so a page that wants the network fails."
     out = tmp_path_factory.mktemp("site")
-    env = {**os.environ, "http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9", "MVNB_DOCS_STAGE": str(out / "stage")}
-    done = subprocess.run([sys.executable, str(DOCS / "build.py"), "--fresh", "--out", str(out / "html")], cwd=out, env=env, capture_output=True, text=True)
+    env = {
+        **os.environ,
+        "http_proxy": "http://127.0.0.1:9",
+        "https_proxy": "http://127.0.0.1:9",
+        "MVNB_DOCS_STAGE": str(out / "stage"),
+    }
+    done = subprocess.run(
+        [sys.executable, str(DOCS / "build.py"), "--fresh", "--out", str(out / "html")],
+        cwd=out,
+        env=env,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return out / "html"
 
@@ -35,37 +47,70 @@ def site(tmp_path_factory):
 @pytest.fixture(scope="session")
 def pages(site):
     "{path relative to the site: parsed page}, Sphinx's own files aside."
-    return {p.relative_to(site).as_posix(): BeautifulSoup(p.read_text(encoding="utf-8"), "html.parser") for p in sorted(site.rglob("*.html")) if "_static" not in p.parts}
+    return {
+        p.relative_to(site).as_posix(): BeautifulSoup(p.read_text(encoding="utf-8"), "html.parser")
+        for p in sorted(site.rglob("*.html"))
+        if "_static" not in p.parts
+    }
 
 
-def article(page): return page.find("article") or page
+def article(page):
+    return page.find("article") or page
 
 
 def test_build_has_no_warnings_and_pages_for_everything(site, pages):
-    for notebook in ROOT.glob("nbs/[0-9][0-9]_*.ipynb"): assert f"library/{notebook.stem}.html" in pages
+    for notebook in ROOT.glob("nbs/[0-9][0-9]_*.ipynb"):
+        assert f"library/{notebook.stem}.html" in pages
     for kind in ("tables", "figures", "explore"):
-        for notebook in ROOT.glob(f"nbs/{kind}/*.ipynb"): assert f"{kind}/{notebook.stem}.html" in pages
-    for page in ("index", "start", "own_videos", "cluster", "claims", "decisions", "library/index", "tables/index", "figures/index", "explore/index", "api/index"):
+        for notebook in ROOT.glob(f"nbs/{kind}/*.ipynb"):
+            assert f"{kind}/{notebook.stem}.html" in pages
+    for page in (
+        "index",
+        "start",
+        "own_videos",
+        "cluster",
+        "claims",
+        "decisions",
+        "library/index",
+        "tables/index",
+        "figures/index",
+        "explore/index",
+        "api/index",
+    ):
         assert f"{page}.html" in pages
         assert len(article(pages[f"{page}.html"]).get_text(" ", strip=True)) > 100, f"{page} is empty"
 
 
 def test_no_link_is_dead_and_no_picture_or_anchor_is_missing(site, pages):
-    ids = {name: {tag.get("id") for tag in page.find_all(id=True)} | {tag.get("name") for tag in page.find_all("a", attrs={"name": True})} for name, page in pages.items()}
+    ids = {
+        name: {tag.get("id") for tag in page.find_all(id=True)}
+        | {tag.get("name") for tag in page.find_all("a", attrs={"name": True})}
+        for name, page in pages.items()
+    }
     dead = []
     for name, page in pages.items():
-        for tag, key in (("a", "href"), ("img", "src"), ("link", "href"), ("script", "src"), ("source", "src")):
+        for tag, key in (
+            ("a", "href"),
+            ("img", "src"),
+            ("link", "href"),
+            ("script", "src"),
+            ("source", "src"),
+        ):
             for node in page.find_all(tag, attrs={key: True}):
                 target = node[key]
-                if urlsplit(target).scheme in ("http", "https", "mailto", "data") or target.startswith("//"): continue
+                if urlsplit(target).scheme in ("http", "https", "mailto", "data") or target.startswith("//"):
+                    continue
                 path, anchor = urldefrag(target)
                 there = (site / name).parent / unquote(urlsplit(path).path) if path else site / name
                 there = there.resolve()
-                if there.is_dir(): there /= "index.html"
-                if not there.is_file(): dead.append(f"{name}: {target}")
+                if there.is_dir():
+                    there /= "index.html"
+                if not there.is_file():
+                    dead.append(f"{name}: {target}")
                 elif anchor and there.suffix == ".html":
                     known = ids.get(there.relative_to(site.resolve()).as_posix(), set())
-                    if unquote(anchor) not in known: dead.append(f"{name}: {target} (no such anchor)")
+                    if unquote(anchor) not in known:
+                        dead.append(f"{name}: {target} (no such anchor)")
     assert not dead, dead[:20]
 
 
@@ -73,45 +118,76 @@ def test_nothing_is_loaded_from_elsewhere(site, pages):
     for name, page in pages.items():
         for tag, key in (("img", "src"), ("script", "src"), ("source", "src"), ("iframe", "src")):
             for node in page.find_all(tag, attrs={key: True}):
-                assert urlsplit(node[key]).scheme in ("", "data") and not node[key].startswith("//"), f"{name} loads {node[key]}"
-        for node in page.find_all("link", href=True): assert urlsplit(node["href"]).scheme == "", f"{name} loads {node['href']}"
+                assert urlsplit(node[key]).scheme in ("", "data") and not node[key].startswith("//"), (
+                    f"{name} loads {node[key]}"
+                )
+        for node in page.find_all("link", href=True):
+            assert urlsplit(node["href"]).scheme == "", f"{name} loads {node['href']}"
     for css in site.rglob("*.css"):
-        assert not re.search(r"url\(\s*['\"]?(https?:)?//|@import\s+['\"]?https?:", css.read_text(encoding="utf-8")), css
+        assert not re.search(
+            r"url\(\s*['\"]?(https?:)?//|@import\s+['\"]?https?:", css.read_text(encoding="utf-8")
+        ), css
 
 
 def test_no_machinery_and_no_machine_shows(pages):
-    private = [re.escape(p) for p in stage.places() if p.count("/") > 1] + [r"/root/\w", r"/home/\w", r"/tmp/\w"]
+    private = [re.escape(p) for p in stage.places() if p.count("/") > 1] + [
+        r"/root/\w",
+        r"/home/\w",
+        r"/tmp/\w",
+    ]
     for name, page in pages.items():
         text, source = article(page).get_text(), str(article(page))
         assert not re.search(r"^\s*#\|", text, re.M), f"{name} shows a directive line"
-        assert "jupyter-widget" not in source and "widget-view+json" not in source, f"{name} holds a dead widget"
+        assert "jupyter-widget" not in source and "widget-view+json" not in source, (
+            f"{name} holds a dead widget"
+        )
         assert not re.search(r"\d+%\|[█▏▎▍▌▋▊▉ #]*\|", text), f"{name} shows a progress bar"
         found = re.search("|".join(private), text)
         # what an author wrote into a lesson's code or prose, such as /tmp in an example, is no trace of a machine; an output is
-        assert not found or not any(re.search("|".join(private), o.get_text()) for o in page.select(".cell_output")), f"{name}: {found[0]}"
+        assert not found or not any(
+            re.search("|".join(private), o.get_text()) for o in page.select(".cell_output")
+        ), f"{name}: {found[0]}"
         assert "Traceback (most recent call last)" not in text or name.startswith("library/"), name
 
 
 def test_formulas_are_drawn(pages):
     formulas = [m for page in pages.values() for m in page.find_all("math")]
     assert len(formulas) > 30
-    for page in pages.values(): assert not re.search(r"\\(frac|sum|mathrm|operatorname|lfloor)\b", re.sub(r"<(code|pre|math)\b.*?</\1>", "", str(article(page)), flags=re.S))
+    for page in pages.values():
+        assert not re.search(
+            r"\\(frac|sum|mathrm|operatorname|lfloor)\b",
+            re.sub(r"<(code|pre|math)\b.*?</\1>", "", str(article(page)), flags=re.S),
+        )
 
 
-@pytest.mark.parametrize("tex, parts", [
-    (r"\frac12 x", [("mfrac", ["1", "2"])]), (r"\tfrac1T", [("mfrac", ["1", "T"])]), (r"\frac{a+b}2", [("mfrac", ["a+b", "2"])]),
-    (r"x_10", [("msub", ["x", "1"])]), (r"\sqrt n", [("msqrt", ["n"])]), (r"\Big(x\Big)", []), (r"\operatorname*{argmax}_x y", []),
-    (r"\lfloor\beta HW\rfloor", []), (r"\mathcal{L} = -\log\frac{\exp(q\cdot k^+/\tau)}{\sum_{k^-}\exp(q\cdot k^-/\tau)}", [])])
+@pytest.mark.parametrize(
+    "tex, parts",
+    [
+        (r"\frac12 x", [("mfrac", ["1", "2"])]),
+        (r"\tfrac1T", [("mfrac", ["1", "T"])]),
+        (r"\frac{a+b}2", [("mfrac", ["a+b", "2"])]),
+        (r"x_10", [("msub", ["x", "1"])]),
+        (r"\sqrt n", [("msqrt", ["n"])]),
+        (r"\Big(x\Big)", []),
+        (r"\operatorname*{argmax}_x y", []),
+        (r"\lfloor\beta HW\rfloor", []),
+        (r"\mathcal{L} = -\log\frac{\exp(q\cdot k^+/\tau)}{\sum_{k^-}\exp(q\cdot k^-/\tau)}", []),
+    ],
+)
 def test_formulas_mean_what_tex_means(tex, parts):
     "Read back from the MathML, by structure."
     tree = ElementTree.fromstring(re.sub(r"&ApplyFunction;", "", mathml.convert(tex, True)))
     local = lambda e: e.tag.split("}")[-1]
-    found = [(local(e), ["".join(c.itertext()).replace(" ", "").replace("\n", "") for c in e]) for e in tree.iter()]
-    for part in parts: assert part in found
+    found = [
+        (local(e), ["".join(c.itertext()).replace(" ", "").replace("\n", "") for c in e]) for e in tree.iter()
+    ]
+    for part in parts:
+        assert part in found
 
 
 def test_a_formula_that_cannot_be_read_is_an_error():
-    with pytest.raises(mathml.MathError): mathml.convert(r"\nosuchcommand{x}", False)
+    with pytest.raises(mathml.MathError):
+        mathml.convert(r"\nosuchcommand{x}", False)
 
 
 def test_api_says_what_the_comments_behind_parameters_say(pages):
@@ -128,14 +204,18 @@ def test_api_says_what_the_comments_behind_parameters_say(pages):
     assert plain(head[3].split(" Raises")[0]) in plain(text)
     link = next(a["href"] for a in entry.find_all("a") if "source in the notebook" in a.get_text())
     cell = pages["library/11_masks.html"].find(id=urldefrag(link)[1])
-    assert "def fame_mask" in (cell.get_text() or cell.find_next(class_="cell").get_text()), "the source link does not lead to the cell"
+    assert "def fame_mask" in (cell.get_text() or cell.find_next(class_="cell").get_text()), (
+        "the source link does not lead to the cell"
+    )
 
 
 def test_api_is_complete(pages):
     import importlib
+
     for notebook in ROOT.glob("nbs/[0-9][0-9]_*.ipynb"):
         found = re.search(r"#\|\s*default_exp\s+([\w.]+)", notebook.read_text(encoding="utf-8"))
-        if not found: continue
+        if not found:
+            continue
         name = found[1].removesuffix(".__init__")
         module = importlib.import_module(f"mvnb.{name}")
         known = {tag["id"] for tag in pages[f"api/{name}.html"].find_all(id=True)}
@@ -150,26 +230,35 @@ def test_signatures_are_those_of_the_functions():
     import types
 
     import api
+
     for name in ("masks", "mixing", "video", "train", "tables"):
         module = importlib.import_module(f"mvnb.{name}")
         for public in module.__all__:
             function = inspect.unwrap(thing) if callable(thing := getattr(module, public)) else None
             if isinstance(function, types.FunctionType):
-                assert [bare for _, bare, _, _ in api._arguments(function) if bare] == list(inspect.signature(function).parameters), f"{name}.{public}"
+                assert [bare for _, bare, _, _ in api._arguments(function) if bare] == list(
+                    inspect.signature(function).parameters
+                ), f"{name}.{public}"
 
 
 def test_scoreboard_shows_every_verdict(pages):
     from mvnb import tables
+
     board, page = tables.scoreboard("demo"), pages["claims.html"]
     text = re.sub(r"\s+", " ", article(page).get_text(" "))
-    for claim in board["claim"].unique(): assert claim in text
+    for claim in board["claim"].unique():
+        assert claim in text
     shown = {kind: len(page.select(f"table .verdict.{kind}")) for kind in ("holds", "fails", "undecided")}
     lead = re.sub(r"\s+", " ", page.select_one("p.score").get_text(" "))
-    for kind, n in shown.items(): assert re.search(rf"{kind} {n}\b", lead), (kind, n, lead)
+    for kind, n in shown.items():
+        assert re.search(rf"{kind} {n}\b", lead), (kind, n, lead)
     for path in (ROOT / "outputs" / "demo").glob("*.claims.csv"):
         import csv
-        with open(path, newline="", encoding="utf-8") as file: lines = list(csv.DictReader(file))
-        for kind in shown: assert sum(l["verdict"] == kind for l in lines) <= shown[kind], path.name
+
+        with open(path, newline="", encoding="utf-8") as file:
+            lines = list(csv.DictReader(file))
+        for kind in shown:
+            assert sum(l["verdict"] == kind for l in lines) <= shown[kind], path.name
 
 
 def test_tables_without_results_say_so(pages):
@@ -184,14 +273,18 @@ def test_tables_without_results_say_so(pages):
 def test_how_to_names_only_options_that_exist():
     from mvnb import cli
     import argparse
+
     commands = next(a for a in cli.parser()._actions if isinstance(a, argparse._SubParsersAction)).choices
     text = (DOCS / "howto_own_videos.md").read_text(encoding="utf-8")
-    known = {o for c in ("pretrain", "features", "probe") for a in commands[c]._actions for o in a.option_strings}
+    known = {
+        o for c in ("pretrain", "features", "probe") for a in commands[c]._actions for o in a.option_strings
+    }
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) <= known
     assert set(re.findall(r"(?<!from )\bmvnb ([a-z]+) ", text)) - {"knows"} <= set(commands)
 
 
 # staging, on small repositories
+
 
 def repository(tmp_path, readme="# x\n"):
     (tmp_path / "nbs" / "tables").mkdir(parents=True)
@@ -200,7 +293,8 @@ def repository(tmp_path, readme="# x\n"):
     return stage.Site(tmp_path, tmp_path / "stage")
 
 
-def notebook(*cells): return nbformat.v4.new_notebook(cells=list(cells))
+def notebook(*cells):
+    return nbformat.v4.new_notebook(cells=list(cells))
 
 
 def staged(tmp_path, *cells):
@@ -216,8 +310,15 @@ code, text = nbformat.v4.new_code_cell, nbformat.v4.new_markdown_cell
 
 
 def test_directives_and_hidden_cells_go_and_lessons_stay(tmp_path):
-    nb, site = staged(tmp_path, text("# T\n\n> sub"), code("#| default_exp x"), code("#| hide\nsecret = 1"), code("#| export\ndef f(): pass"),
-                      code("#| eval: false\nslow()"), code("# | exporti\ny = '#| not a directive'"))
+    nb, site = staged(
+        tmp_path,
+        text("# T\n\n> sub"),
+        code("#| default_exp x"),
+        code("#| hide\nsecret = 1"),
+        code("#| export\ndef f(): pass"),
+        code("#| eval: false\nslow()"),
+        code("# | exporti\ny = '#| not a directive'"),
+    )
     sources = [c.source for c in nb.cells]
     assert not any("secret" in s or "default_exp" in s or re.search(r"^\s*#\s*\|", s, re.M) for s in sources)
     assert "def f(): pass" in sources and "slow()" in sources and "y = '#| not a directive'" in sources
@@ -226,15 +327,38 @@ def test_directives_and_hidden_cells_go_and_lessons_stay(tmp_path):
 
 def test_outputs_lose_bars_widgets_and_paths(tmp_path):
     out = nbformat.v4.new_output
-    nb, _ = staged(tmp_path, text("# T"), code("run()", outputs=[
-        out("display_data", {"application/vnd.jupyter.widget-view+json": {"model_id": "a"}, "text/plain": "  0%|  | 0/9"}),
-        out("stream", name="stderr", text="\r  0%|          | 0/9\r100%|██████████| 9/9\nkept\n"),
-        out("execute_result", {"text/plain": f"Path('{stage.ROOT}/a/b.mp4') in /tmp/tmpabc123/x"}),
-        out("display_data", {"text/html": "<style scoped>td {color: red}</style><table border=\"1\" style=\"x\"><tr><td>5</td></tr></table>", "text/plain": "5"})]))
+    nb, _ = staged(
+        tmp_path,
+        text("# T"),
+        code(
+            "run()",
+            outputs=[
+                out(
+                    "display_data",
+                    {
+                        "application/vnd.jupyter.widget-view+json": {"model_id": "a"},
+                        "text/plain": "  0%|  | 0/9",
+                    },
+                ),
+                out("stream", name="stderr", text="\r  0%|          | 0/9\r100%|██████████| 9/9\nkept\n"),
+                out("execute_result", {"text/plain": f"Path('{stage.ROOT}/a/b.mp4') in /tmp/tmpabc123/x"}),
+                out(
+                    "display_data",
+                    {
+                        "text/html": '<style scoped>td {color: red}</style><table border="1" style="x"><tr><td>5</td></tr></table>',
+                        "text/plain": "5",
+                    },
+                ),
+            ],
+        ),
+    )
     cell = nb.cells[-1]
     assert [o.output_type for o in cell.outputs] == ["stream", "execute_result", "display_data"]
     assert cell.outputs[0].text.strip() == "kept"
-    assert str(stage.ROOT) not in cell.outputs[1].data["text/plain"] and "tmpabc123" not in cell.outputs[1].data["text/plain"]
+    assert (
+        str(stage.ROOT) not in cell.outputs[1].data["text/plain"]
+        and "tmpabc123" not in cell.outputs[1].data["text/plain"]
+    )
     assert cell.outputs[2].data["text/html"] == "<table><tr><td>5</td></tr></table>"
 
 
@@ -245,7 +369,10 @@ def test_links_go_to_pages_copies_or_are_reported(tmp_path):
     site = stage.Site(tmp_path, tmp_path / "stage")
     md = "[a](nbs/tables/fame_table1_a.ipynb) [b](outputs/demo/) [`c`](LICENSE) [d](https://e.org/x.md) `[e](none.md)`\n```\n[f](none.md)\n```\n[g](none.md#x)"
     new = site.markdown(md, "README.md", "sub/start.md")
-    assert "[a](../tables/fame_table1_a.ipynb) [b](../tables/index.md) [`c`](../files/LICENSE) [d](https://e.org/x.md) `[e](none.md)`" in new
+    assert (
+        "[a](../tables/fame_table1_a.ipynb) [b](../tables/index.md) [`c`](../files/LICENSE) [d](https://e.org/x.md) `[e](none.md)`"
+        in new
+    )
     assert (tmp_path / "stage" / "files" / "LICENSE").read_text() == "free"
     assert len(site.problems) == 1 and "none.md" in site.problems[0]
 
@@ -253,10 +380,18 @@ def test_links_go_to_pages_copies_or_are_reported(tmp_path):
 def test_executed_pages_come_before_sources_and_variants_get_pages(tmp_path):
     repository(tmp_path)
     tables, demo = tmp_path / "nbs" / "tables", tmp_path / "outputs" / "demo"
-    for name in ("fame_table10_z", "fame_table2_b", "mac_table1_a", "fame_s_table1_s"): nbformat.write(notebook(text("# " + name)), tables / f"{name}.ipynb")
-    for name in ("fame_table2_b", "fame_table2_b_ucf101"): nbformat.write(notebook(text("# " + name)), demo / f"{name}.ipynb")
+    for name in ("fame_table10_z", "fame_table2_b", "mac_table1_a", "fame_s_table1_s"):
+        nbformat.write(notebook(text("# " + name)), tables / f"{name}.ipynb")
+    for name in ("fame_table2_b", "fame_table2_b_ucf101"):
+        nbformat.write(notebook(text("# " + name)), demo / f"{name}.ipynb")
     found = stage.Site(tmp_path, tmp_path / "stage").results["tables"]
-    assert [s for s, _, _ in found] == ["mac_table1_a", "fame_table2_b", "fame_table2_b_ucf101", "fame_table10_z", "fame_s_table1_s"]
+    assert [s for s, _, _ in found] == [
+        "mac_table1_a",
+        "fame_table2_b",
+        "fame_table2_b_ucf101",
+        "fame_table10_z",
+        "fame_s_table1_s",
+    ]
     assert [bool(e) for _, _, e in found] == [False, True, True, False, False]
 
 
@@ -279,16 +414,23 @@ def test_papermill_repeating_the_defaults_is_not_shown_twice(tmp_path):
 
 # in a browser
 
+
 def test_no_page_is_wider_than_a_phone_and_none_asks_the_network(site, pages, chromium):
     context = chromium.new_context(viewport=dict(width=390, height=844), color_scheme="dark")
     page, asked, wide, broken = context.new_page(), [], [], []
-    page.on("request", lambda r: asked.append(r.url) if not r.url.startswith(("file:", "data:", "blob:")) else None)
+    page.on(
+        "request",
+        lambda r: asked.append(r.url) if not r.url.startswith(("file:", "data:", "blob:")) else None,
+    )
     page.on("pageerror", lambda e: broken.append(str(e)))
     for name in pages:
         page.goto((site / name).as_uri(), wait_until="load")
         width = page.evaluate("document.documentElement.scrollWidth")
-        if width > page.evaluate("window.innerWidth"): wide.append((name, width))
-        empty = page.evaluate("[...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.src)")
+        if width > page.evaluate("window.innerWidth"):
+            wide.append((name, width))
+        empty = page.evaluate(
+            "[...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.src)"
+        )
         assert not empty, f"{name}: {empty}"
     context.close()
     assert not wide and not asked and not broken, (wide, asked[:5], broken[:5])

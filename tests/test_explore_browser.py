@@ -1,4 +1,5 @@
 """The explorer in a real browser: JupyterLab as `make lab` starts it, Chromium, a slider moved with the keyboard."""
+
 import contextlib
 import io
 import json
@@ -27,7 +28,11 @@ NOTEBOOK = ROOT / "nbs" / "explore" / "masks.ipynb"
 def lab_command():
     "How `make lab` starts JupyterLab, read from the Makefile, so that the test runs what users run."
     recipe = re.search(r"^lab:.*\n((?:\t.*\n?)+)", (ROOT / "Makefile").read_text(), re.M)[1]
-    words = subprocess.run(["sh", "-c", "printf '%s\\n' " + recipe.strip().split("jupyter lab", 1)[1]], capture_output=True, text=True).stdout.split("\n")[:-1]
+    words = subprocess.run(
+        ["sh", "-c", "printf '%s\\n' " + recipe.strip().split("jupyter lab", 1)[1]],
+        capture_output=True,
+        text=True,
+    ).stdout.split("\n")[:-1]
     return [sys.executable, "-m", "jupyterlab", *[w for w in words if not w.startswith("--notebook-dir")]]
 
 
@@ -38,20 +43,41 @@ def lab(tmp_path_factory):
     (folder / "work").mkdir()
     book = json.loads(NOTEBOOK.read_text())
     for cell in book["cells"]:
-        if cell["cell_type"] == "code": cell["outputs"] = []
+        if cell["cell_type"] == "code":
+            cell["outputs"] = []
     (folder / "work" / "masks.ipynb").write_text(json.dumps(book))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     token, log = secrets.token_hex(16), open(folder / "log", "w+")
-    own = {f"JUPYTER_{k}_DIR": str(folder / k) for k in ("CONFIG", "DATA", "RUNTIME")} | {"HOME": str(folder), "IPYTHONDIR": str(folder / "ipython"), "MVNB_ROOT": str(ROOT)}
-    words = ["--no-browser", f"--notebook-dir={folder / 'work'}", f"--ServerApp.port={port}", "--ServerApp.port_retries=0", "--ServerApp.allow_root=True",
-             f"--IdentityProvider.token={token}", "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
-    server = subprocess.Popen(lab_command() + words, cwd=folder, env=os.environ | own, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    own = {f"JUPYTER_{k}_DIR": str(folder / k) for k in ("CONFIG", "DATA", "RUNTIME")} | {
+        "HOME": str(folder),
+        "IPYTHONDIR": str(folder / "ipython"),
+        "MVNB_ROOT": str(ROOT),
+    }
+    words = [
+        "--no-browser",
+        f"--notebook-dir={folder / 'work'}",
+        f"--ServerApp.port={port}",
+        "--ServerApp.port_retries=0",
+        "--ServerApp.allow_root=True",
+        f"--IdentityProvider.token={token}",
+        "--LabApp.news_url=None",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+    ]
+    server = subprocess.Popen(
+        lab_command() + words,
+        cwd=folder,
+        env=os.environ | own,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
     try:
         base = f"http://127.0.0.1:{port}"
         for _ in range(450):
-            if server.poll() is not None: break
+            if server.poll() is not None:
+                break
             with contextlib.suppress(OSError):
                 urllib.request.urlopen(f"{base}/api?token={token}", timeout=1).read()
                 break
@@ -61,12 +87,21 @@ def lab(tmp_path_factory):
         yield f"{base}/lab/tree/masks.ipynb?reset&token={token}"
         with contextlib.suppress(OSError):  # kernels have sessions of their own: end them by request
             head = {"Authorization": f"token {token}"}
-            for kernel in json.load(urllib.request.urlopen(urllib.request.Request(f"{base}/api/kernels", headers=head), timeout=5)):
-                urllib.request.urlopen(urllib.request.Request(f"{base}/api/kernels/{kernel['id']}", headers=head, method="DELETE"), timeout=10)
+            for kernel in json.load(
+                urllib.request.urlopen(urllib.request.Request(f"{base}/api/kernels", headers=head), timeout=5)
+            ):
+                urllib.request.urlopen(
+                    urllib.request.Request(
+                        f"{base}/api/kernels/{kernel['id']}", headers=head, method="DELETE"
+                    ),
+                    timeout=10,
+                )
     finally:
         os.killpg(server.pid, signal.SIGTERM)
-        try: server.wait(10)
-        except subprocess.TimeoutExpired: os.killpg(server.pid, signal.SIGKILL)
+        try:
+            server.wait(10)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
         log.close()
 
 
@@ -82,14 +117,18 @@ def page(chromium, lab):
     page.click(".lm-MenuBar-itemLabel:text-is('Run')")
     page.click(".lm-Menu-itemLabel:text-is('Run All Cells')")
     page.wait_for_selector(".jp-OutputArea-output .widget-image")
-    if (news := page.locator("button:text-is('No')")).count(): news.click()  # JupyterLab asks whether it may tell its news
+    if (news := page.locator("button:text-is('No')")).count():
+        news.click()  # JupyterLab asks whether it may tell its news
     yield page
     page.close()
 
 
 def shown(page):
     "The explorer's picture as the browser has it: uint8 [H,W,3]."
-    source = page.eval_on_selector(".widget-image", "async e => { const b = await (await fetch(e.src)).blob(); return Array.from(new Uint8Array(await b.arrayBuffer())) }")
+    source = page.eval_on_selector(
+        ".widget-image",
+        "async e => { const b = await (await fetch(e.src)).blob(); return Array.from(new Uint8Array(await b.arrayBuffer())) }",
+    )
     return np.asarray(Image.open(io.BytesIO(bytes(source))))
 
 
@@ -97,19 +136,30 @@ def changed(page, before):
     "The picture after it changed."
     for _ in range(100):
         now = shown(page)
-        if now.shape != before.shape or (now != before).any(): return now
+        if now.shape != before.shape or (now != before).any():
+            return now
         page.wait_for_timeout(50)
     raise AssertionError("the picture did not change within 5 seconds")
 
 
 def rows(picture):
     "Its rows of pictures: clip, motion, mask, mix."
-    return [picture[y:y + explore.PANEL, explore.LEFT:-explore.RIGHT].astype(int) for y in explore._rows(True)[:4]]
+    return [
+        picture[y : y + explore.PANEL, explore.LEFT : -explore.RIGHT].astype(int)
+        for y in explore._rows(True)[:4]
+    ]
 
 
-def difference(a, b): return [np.abs(x - y).mean() for x, y in zip(rows(a), rows(b))]
-def row_of(page, label): return page.locator(".widget-inline-hbox", has=page.locator(f".widget-label:text-is('{label}')"))
-def handle(page, label): return row_of(page, label).locator(".noUi-handle")
+def difference(a, b):
+    return [np.abs(x - y).mean() for x, y in zip(rows(a), rows(b))]
+
+
+def row_of(page, label):
+    return page.locator(".widget-inline-hbox", has=page.locator(f".widget-label:text-is('{label}')"))
+
+
+def handle(page, label):
+    return row_of(page, label).locator(".noUi-handle")
 
 
 def test_a_slider_moves_the_mask(page):
@@ -117,12 +167,16 @@ def test_a_slider_moves_the_mask(page):
     expected = explore.picture(explore.look(explore.Choice()))
     assert before.shape == expected.shape and np.abs(before.astype(int) - expected).mean() < 4  # JPEG
     handle(page, "share β").focus()
-    for _ in range(5): page.keyboard.press("ArrowLeft")
-    page.wait_for_function("() => [...document.querySelectorAll('.widget-readout')].some(e => e.innerText == '0.25')")
+    for _ in range(5):
+        page.keyboard.press("ArrowLeft")
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('.widget-readout')].some(e => e.innerText == '0.25')"
+    )
     after = changed(page, before)
     for _ in range(20):  # the last of the five may still be on its way
         page.wait_for_timeout(100)
-        if (now := shown(page)).tobytes() == after.tobytes(): break
+        if (now := shown(page)).tobytes() == after.tobytes():
+            break
         after = now
     clip, moved, mask, mix = difference(before, after)
     assert clip < 0.5 and moved < 0.5 and mask > 8 and mix > 8, (clip, moved, mask, mix)
@@ -159,10 +213,13 @@ def test_a_bad_path_is_told_in_a_sentence_and_an_upload_works(page, tmp_path):
     before = shown(page)
     row_of(page, "clip").locator("select").select_option("an upload")
     film = puppets.render("puppets-h", "windmill", seed=5)[0]
-    big = tmp_path / "mine.avi"  # without compression, larger than the 10 MiB that a web socket takes unless told otherwise
+    big = (
+        tmp_path / "mine.avi"
+    )  # without compression, larger than the 10 MiB that a web socket takes unless told otherwise
     video.write_video(big, np.repeat(np.repeat(film, 5, 1), 5, 2), 12.5, "rawvideo")
     assert big.stat().st_size > 11e6
-    with page.expect_file_chooser() as chooser: page.click("button:has-text('choose a video')")
+    with page.expect_file_chooser() as chooser:
+        page.click("button:has-text('choose a video')")
     chooser.value.set_files(str(big))
     page.wait_for_selector("text=/ms · mine.avi/")
     assert difference(before, shown(page))[0] > 20

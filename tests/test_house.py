@@ -1,4 +1,5 @@
 """The house itself: notebooks and library agree, table notebooks keep their parameters cell, stored outputs stay small."""
+
 import filecmp
 import json
 import os
@@ -23,17 +24,24 @@ def _run(name, folder):
 
 def _changed(before, after, folders, suffixes):
     "Relative names of the files that differ between two copies, missing ones included."
-    names = lambda top: {p.relative_to(top) for f in folders for p in (top / f).rglob("*") if p.suffix in suffixes}
+    names = lambda top: {
+        p.relative_to(top) for f in folders for p in (top / f).rglob("*") if p.suffix in suffixes
+    }
     old, new = names(before), names(after)
-    return sorted(str(n) for n in old | new
-                  if n not in old or n not in new or not filecmp.cmp(before / n, after / n, shallow=False))
+    return sorted(
+        str(n)
+        for n in old | new
+        if n not in old or n not in new or not filecmp.cmp(before / n, after / n, shallow=False)
+    )
 
 
 @pytest.fixture
 def copy(tmp_path):
     ignore = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
-    for folder in ("nbs", "mvnb"): shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignore)
-    for name in ("pyproject.toml", "settings.ini", "README.md"): shutil.copy(ROOT / name, tmp_path / name)
+    for folder in ("nbs", "mvnb"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignore)
+    for name in ("pyproject.toml", "settings.ini", "README.md"):
+        shutil.copy(ROOT / name, tmp_path / name)
     return tmp_path
 
 
@@ -54,7 +62,8 @@ def test_export_notices_a_disagreement(copy):
     path = copy / "mvnb" / "settings.py"
     path.write_text(path.read_text() + "\nedited = True\n")
     (edited := copy.parent / "edited").mkdir()
-    for folder in ("nbs", "mvnb"): shutil.copytree(copy / folder, edited / folder)
+    for folder in ("nbs", "mvnb"):
+        shutil.copytree(copy / folder, edited / folder)
     _run("nbdev-export", copy)
     assert _changed(edited, copy, ["mvnb"], {".py"}) == ["mvnb/settings.py"]
 
@@ -75,7 +84,8 @@ def test_stored_outputs_are_small(path):
 
 def test_outputs_folder_is_small():
     tracked = subprocess.run(["git", "ls-files", "-z", "outputs"], cwd=ROOT, capture_output=True, text=True)
-    if tracked.returncode: pytest.skip("not a git checkout, so there is no list of committed outputs")
+    if tracked.returncode:
+        pytest.skip("not a git checkout, so there is no list of committed outputs")
     files = [ROOT / name for name in tracked.stdout.split("\0") if name]
     assert sum(f.stat().st_size for f in files if f.exists()) < 40e6
 

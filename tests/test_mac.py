@@ -1,4 +1,5 @@
 """MAC: mask, blend and label coding against oracles written from the paper, and what the method does with them."""
+
 import copy
 import itertools
 import math
@@ -19,21 +20,30 @@ TINY = dict(backbone="r2plus1d_tiny", queue=24, seed=5, widths=(8, 8, 16))
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here")
 
 
-def noise(size=(2, 3, 6, 9, 7), seed=0): return torch.rand(size, generator=torch.Generator().manual_seed(seed))
+def noise(size=(2, 3, 6, 9, 7), seed=0):
+    return torch.rand(size, generator=torch.Generator().manual_seed(seed))
 
 
-def bytes_of(size=(2, 3, 6, 9, 7), seed=0): return torch.randint(0, 256, size, dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+def bytes_of(size=(2, 3, 6, 9, 7), seed=0):
+    return torch.randint(0, 256, size, dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
 
 
 def make_batch(size=4, views=2, frames=4, side=32, epoch=0, step=0, seed=0):
-    return {"clip": bytes_of((size, views, 3, frames, side, side), seed), "index": torch.arange(size), "epoch": epoch, "step": step}
+    return {
+        "clip": bytes_of((size, views, 3, frames, side, side), seed),
+        "index": torch.arange(size),
+        "epoch": epoch,
+        "step": step,
+    }
 
 
 @pytest.fixture(autouse=True)
-def _one_start(): torch.manual_seed(0)
+def _one_start():
+    torch.manual_seed(0)
 
 
 # ---------------------------------------------------------------- the oracle: the supplement's Algorithm 1, pixel by pixel
+
 
 def slow_mask(clip, lam, m):
     "Bytes or floats in [0,1]; doubles throughout. Returns the mask and every pixel's distance from the threshold."
@@ -41,7 +51,10 @@ def slow_mask(clip, lam, m):
     batch, _, time, height, width = x.shape
     mask, margin = np.zeros((batch, time, height, width), bool), np.full((batch, time, height, width), np.inf)
     for b, i, j in np.ndindex(batch, height, width):
-        gray = [0.299 * x[b, 0, t, i, j] + 0.587 * x[b, 1, t, i, j] + 0.114 * x[b, 2, t, i, j] for t in range(time)]
+        gray = [
+            0.299 * x[b, 0, t, i, j] + 0.587 * x[b, 1, t, i, j] + 0.114 * x[b, 2, t, i, j]
+            for t in range(time)
+        ]
         background = gray[0]
         for t in range(time):
             difference = abs(background - gray[t])
@@ -51,7 +64,13 @@ def slow_mask(clip, lam, m):
 
 
 @quick
-@given(st.sampled_from(["bytes", "floats"]), st.sampled_from([0, 3, 30, 75.5, 200]), st.sampled_from([0, 0.1, 0.5, 0.9, 1]), st.integers(2, 7), st.integers(0, 99))
+@given(
+    st.sampled_from(["bytes", "floats"]),
+    st.sampled_from([0, 3, 30, 75.5, 200]),
+    st.sampled_from([0, 0.1, 0.5, 0.9, 1]),
+    st.integers(2, 7),
+    st.integers(0, 99),
+)
 def test_mask_is_the_algorithm(kind, lam, m, frames, seed):
     clip = (bytes_of if kind == "bytes" else noise)((2, 3, frames, 5, 6), seed)
     expected, margin = slow_mask(clip, lam, m)
@@ -94,7 +113,13 @@ def test_larger_m_remembers_longer(step, a, b):
     clip[:, :, 3:] = step / 255
     short, long = (masks.mac_mask(clip, 30, m)[0, :, 0, 0] for m in (low, high))
     assert (short <= long).all() and long[3] and not long[:3].any()
-    frames = 37 if high == 1 else 1 if high == 0 else min(37, math.ceil(math.log((step - 1e-3) / 30) / -math.log(high)))
+    frames = (
+        37
+        if high == 1
+        else 1
+        if high == 0
+        else min(37, math.ceil(math.log((step - 1e-3) / 30) / -math.log(high)))
+    )
     assert abs(int(long.sum()) - max(1, frames)) <= 1
 
 
@@ -116,7 +141,8 @@ def test_layouts_autocast_and_nan():
     expected = masks.mac_mask(clip)
     assert torch.equal(masks.mac_mask(clip.to(memory_format=torch.channels_last_3d)), expected)
     assert torch.equal(masks.mac_mask(torch.cat([clip, clip], 2)[:, :, 5:]), expected)
-    with torch.autocast("cpu", torch.bfloat16): assert torch.equal(masks.mac_mask(clip), expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(masks.mac_mask(clip), expected)
     broken = clip.clone()
     broken[0, :, 0, 0, 0] = math.nan
     seen = masks.mac_mask(broken)
@@ -132,13 +158,23 @@ def test_stages_agree_with_the_mask():
     torch.testing.assert_close(s.background[:, 3], 0.7 * s.gray[:, 2] + 0.3 * s.background[:, 2])
 
 
-@pytest.mark.parametrize("clip, more, sentence", [
-    (noise()[0], {}, r"\[B,C,T,H,W\]"), (noise((1, 3, 1, 4, 4)), {}, "at least 2 frames"), (noise((1, 1, 3, 4, 4)), {}, "colour clips"),
-    (noise(), dict(m=1.1), "m is 1.1"), (noise(), dict(m=math.nan), "m is nan"), (noise(), dict(lambda_=-1), "lambda_ is -1"),
-    (noise() * 255, {}, "divide bytes by 255"), (noise() * 4 - 2, {}, "before normalizing")])
+@pytest.mark.parametrize(
+    "clip, more, sentence",
+    [
+        (noise()[0], {}, r"\[B,C,T,H,W\]"),
+        (noise((1, 3, 1, 4, 4)), {}, "at least 2 frames"),
+        (noise((1, 1, 3, 4, 4)), {}, "colour clips"),
+        (noise(), dict(m=1.1), "m is 1.1"),
+        (noise(), dict(m=math.nan), "m is nan"),
+        (noise(), dict(lambda_=-1), "lambda_ is -1"),
+        (noise() * 255, {}, "divide bytes by 255"),
+        (noise() * 4 - 2, {}, "before normalizing"),
+    ],
+)
 def test_mask_refuses(clip, more, sentence):
     for mask in (masks.mac_mask, masks.mac_stages):
-        with pytest.raises(ValueError, match=sentence): mask(clip, **more)
+        with pytest.raises(ValueError, match=sentence):
+            mask(clip, **more)
 
 
 @pytest.mark.parametrize("kind", [torch.int8, torch.int16, torch.int32, torch.int64, torch.bool])
@@ -146,23 +182,31 @@ def test_integers_other_than_bytes_are_refused(kind):
     "Their white may be 255 or 65535: a threshold in gray levels means nothing there."
     clip = bytes_of().to(kind)
     for mask in (masks.mac_mask, masks.mac_stages):
-        with pytest.raises(ValueError, match=rf"floats in \[0, 1\] or uint8, got {kind}"): mask(clip)
+        with pytest.raises(ValueError, match=rf"floats in \[0, 1\] or uint8, got {kind}"):
+            mask(clip)
 
 
 def test_mask_and_blend_compile():
     clip = noise((2, 3, 4, 8, 8))
-    def both(x): return mixing.alpha_blend(x, masks.mac_mask(x), torch.tensor([[0.25, 1.0], [0.5, 0.75]]))
-    torch.testing.assert_close(torch.compile(both, backend="aot_eager", fullgraph=True)(clip), both(clip), rtol=0, atol=1e-7)
+
+    def both(x):
+        return mixing.alpha_blend(x, masks.mac_mask(x), torch.tensor([[0.25, 1.0], [0.5, 0.75]]))
+
+    torch.testing.assert_close(
+        torch.compile(both, backend="aot_eager", fullgraph=True)(clip), both(clip), rtol=0, atol=1e-7
+    )
 
 
 # ---------------------------------------------------------------- the blend, Eq. 1
+
 
 def slow_blend(clip, mask, alpha):
     "alpha [B,n]; one multiplication per pixel."
     out = clip.double().numpy().copy()
     batch, _, time = clip.shape[:3]
     for b, t, i, j in np.ndindex(batch, time, *clip.shape[3:]):
-        if mask[b, t, i, j]: out[b, :, t, i, j] *= alpha[b][t * len(alpha[b]) // time]
+        if mask[b, t, i, j]:
+            out[b, :, t, i, j] *= alpha[b][t * len(alpha[b]) // time]
     return out
 
 
@@ -172,7 +216,9 @@ def test_blend_is_equation_1(n, seed):
     clip, mask = noise(seed=seed), noise((2, 6, 9, 7), seed + 1) < 0.4
     alpha = noise((2, n), seed + 2)
     got = mixing.alpha_blend(clip, mask, alpha)
-    np.testing.assert_allclose(got.double().numpy(), slow_blend(clip, mask, alpha.double().tolist()), rtol=1e-6)
+    np.testing.assert_allclose(
+        got.double().numpy(), slow_blend(clip, mask, alpha.double().tolist()), rtol=1e-6
+    )
     untouched = ~mask[:, None].expand_as(clip)
     assert torch.equal(got[untouched], clip[untouched])
 
@@ -184,7 +230,9 @@ def test_alpha_comes_in_four_forms():
     assert torch.equal(mixing.alpha_blend(clip, mask, torch.tensor([0.3, 0.3])), one)
     assert torch.equal(mixing.alpha_blend(clip, mask, torch.full((2, 6), 0.3)), one)
     still = mask[:, 0]
-    assert torch.equal(mixing.alpha_blend(clip, still, 0.3), mixing.alpha_blend(clip, still[:, None].expand_as(mask), 0.3))
+    assert torch.equal(
+        mixing.alpha_blend(clip, still, 0.3), mixing.alpha_blend(clip, still[:, None].expand_as(mask), 0.3)
+    )
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.uint8])
@@ -198,7 +246,10 @@ def test_alpha_one_changes_nothing(kind):
 def test_blending_commutes_with_flips():
     clip, mask, alpha = noise(), noise((2, 6, 9, 7), 1) < 0.4, torch.tensor([[0.2, 0.9, 0.5]] * 2)
     for axis in (-1, -2):
-        assert torch.equal(mixing.alpha_blend(clip.flip(axis), mask.flip(axis), alpha), mixing.alpha_blend(clip, mask, alpha).flip(axis))
+        assert torch.equal(
+            mixing.alpha_blend(clip.flip(axis), mask.flip(axis), alpha),
+            mixing.alpha_blend(clip, mask, alpha).flip(axis),
+        )
 
 
 def test_in_place_into_memory_and_gradients():
@@ -217,16 +268,37 @@ def test_bytes_are_rounded():
     assert torch.equal(mixing.alpha_blend(clip, mask, 1 / 3), (clip.double() / 3).round().to(torch.uint8))
 
 
-@pytest.mark.parametrize("alpha, sentence", [(1.5, "alpha lies"), (-0.1, "alpha lies"), (math.nan, "alpha lies"), (torch.ones(3), "with B = 2"),
-                                             (torch.ones(2, 4), "a divisor of 6"), (torch.ones(2, 1, 1), "shape")])
+@pytest.mark.parametrize(
+    "alpha, sentence",
+    [
+        (1.5, "alpha lies"),
+        (-0.1, "alpha lies"),
+        (math.nan, "alpha lies"),
+        (torch.ones(3), "with B = 2"),
+        (torch.ones(2, 4), "a divisor of 6"),
+        (torch.ones(2, 1, 1), "shape"),
+    ],
+)
 def test_blend_refuses(alpha, sentence):
-    with pytest.raises(ValueError, match=sentence): mixing.alpha_blend(noise(), noise((2, 6, 9, 7), 1) < 0.4, alpha)
+    with pytest.raises(ValueError, match=sentence):
+        mixing.alpha_blend(noise(), noise((2, 6, 9, 7), 1) < 0.4, alpha)
 
 
 # ---------------------------------------------------------------- labels
 
-@pytest.mark.parametrize("k, expected", [(2, [1 / 2, 1]), (3, [1 / 4, 3 / 4, 1]), (4, [1 / 6, 1 / 2, 5 / 6, 1]), (5, [1 / 8, 3 / 8, 5 / 8, 7 / 8, 1]), (6, [.1, .3, .5, .7, .9, 1])])
-def test_factors(k, expected): assert losses.alpha_values(k).tolist() == pytest.approx(expected)
+
+@pytest.mark.parametrize(
+    "k, expected",
+    [
+        (2, [1 / 2, 1]),
+        (3, [1 / 4, 3 / 4, 1]),
+        (4, [1 / 6, 1 / 2, 5 / 6, 1]),
+        (5, [1 / 8, 3 / 8, 5 / 8, 7 / 8, 1]),
+        (6, [0.1, 0.3, 0.5, 0.7, 0.9, 1]),
+    ],
+)
+def test_factors(k, expected):
+    assert losses.alpha_values(k).tolist() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("k, n", itertools.product(range(2, 7), (1, 2, 4)))
@@ -240,19 +312,38 @@ def test_coding_is_a_bijection(k, n):
 
 def test_losses_by_hand():
     logits, choice = noise((3, 16), 3) * 4, torch.tensor([[0, 3], [2, 1], [3, 3]])
-    by_hand = -sum(math.log(math.exp(row[4 * a + b]) / sum(map(math.exp, row))) for row, (a, b) in zip(logits.double().tolist(), choice.tolist())) / 3
+    by_hand = (
+        -sum(
+            math.log(math.exp(row[4 * a + b]) / sum(map(math.exp, row)))
+            for row, (a, b) in zip(logits.double().tolist(), choice.tolist())
+        )
+        / 3
+    )
     assert losses.alpha_classification(logits, choice).item() == pytest.approx(by_hand, rel=1e-5)
     each = noise((3, 2, 4), 4) * 4
-    by_hand = -sum(math.log(math.exp(row[c]) / sum(map(math.exp, row))) for rows, cs in zip(each.double().tolist(), choice.tolist()) for row, c in zip(rows, cs)) / 3
+    by_hand = (
+        -sum(
+            math.log(math.exp(row[c]) / sum(map(math.exp, row)))
+            for rows, cs in zip(each.double().tolist(), choice.tolist())
+            for row, c in zip(rows, cs)
+        )
+        / 3
+    )
     assert losses.alpha_classification(each, choice).item() == pytest.approx(by_hand, rel=1e-5)
     guess, alpha = noise((3, 2), 5), noise((3, 2), 6)
-    assert losses.alpha_regression(guess, alpha).item() == pytest.approx(np.mean((guess - alpha).numpy() ** 2), rel=1e-5)
-    with pytest.raises(ValueError, match=r"\[3,16\]"): losses.alpha_classification(logits[:, :8], choice)
-    with pytest.raises(ValueError, match="one prediction"): losses.alpha_regression(guess, alpha[:, :1])
-    with pytest.raises(ValueError, match="k is 1"): losses.alpha_values(1)
+    assert losses.alpha_regression(guess, alpha).item() == pytest.approx(
+        np.mean((guess - alpha).numpy() ** 2), rel=1e-5
+    )
+    with pytest.raises(ValueError, match=r"\[3,16\]"):
+        losses.alpha_classification(logits[:, :8], choice)
+    with pytest.raises(ValueError, match="one prediction"):
+        losses.alpha_regression(guess, alpha[:, :1])
+    with pytest.raises(ValueError, match="k is 1"):
+        losses.alpha_values(1)
 
 
 # ---------------------------------------------------------------- the method
+
 
 @pytest.mark.parametrize("n, frames", [(1, 4), (2, 4), (4, 4), (4, 16), (4, 64)])
 def test_each_subclip_has_its_own_factor(n, frames):
@@ -274,7 +365,12 @@ def test_every_factor_is_drawn_equally_often(k):
 
 
 def test_uniform_factors_fill_the_interval():
-    alpha = torch.cat([MAC(objective="s", loss="mse-n", **TINY).draw({"index": range(500), "epoch": e})[1] for e in range(2)]).flatten()
+    alpha = torch.cat(
+        [
+            MAC(objective="s", loss="mse-n", **TINY).draw({"index": range(500), "epoch": e})[1]
+            for e in range(2)
+        ]
+    ).flatten()
     assert 0 < alpha.min() < 0.01 and 0.99 < alpha.max() <= 1 and abs(alpha.mean() - 0.5) < 0.03
 
 
@@ -298,7 +394,8 @@ def test_the_key_is_never_blended():
     task.keys_of = lambda x, batch, view: (seen.append((view, x)), MAC.keys_of(task, x, batch, view))[1]
     task(batch)
     assert [view for view, _ in seen] == ["k", "q"]
-    for (view, x), at in zip(seen, (1, 0)): assert torch.equal(x, task.seen(batch, clip[:, at], at))
+    for (view, x), at in zip(seen, (1, 0)):
+        assert torch.equal(x, task.seen(batch, clip[:, at], at))
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
@@ -314,15 +411,24 @@ def test_loss_is_the_weighted_sum_written_out(symmetric):
         for q, k in passes:
             blended, choice, _ = twin.blended(batch, clip[:, q], q)
             feature = twin.backbone.train()(twin.seen(batch, blended, q))
-            keys = torch.nn.functional.normalize(twin.key_head(twin.key_backbone.train()(twin.seen(batch, clip[:, k], k))), dim=1).double()
+            keys = torch.nn.functional.normalize(
+                twin.key_head(twin.key_backbone.train()(twin.seen(batch, clip[:, k], k))), dim=1
+            ).double()
             queries = torch.nn.functional.normalize(twin.head(feature), dim=1).double()
             label = choice[:, 0] * 4 + choice[:, 1]
-            ss -= twin.alpha_head(feature).double().log_softmax(1)[range(4), label].mean().item() / len(passes)
+            ss -= twin.alpha_head(feature).double().log_softmax(1)[range(4), label].mean().item() / len(
+                passes
+            )
             for i in range(4):
-                others, own = (queue @ queries[i] / 0.2).exp().sum().item(), math.exp((queries[i] @ keys[i]).item() / 0.2)
+                others, own = (
+                    (queue @ queries[i] / 0.2).exp().sum().item(),
+                    math.exp((queries[i] @ keys[i]).item() / 0.2),
+                )
                 contrast -= math.log(own / (own + others)) / 4 / len(passes)
     out = task.train()(batch)
-    assert out["ss"].item() == pytest.approx(ss, rel=1e-4) and out["contrast"].item() == pytest.approx(contrast, rel=1e-3, abs=1e-6)
+    assert out["ss"].item() == pytest.approx(ss, rel=1e-4) and out["contrast"].item() == pytest.approx(
+        contrast, rel=1e-3, abs=1e-6
+    )
     assert out["loss"].item() == pytest.approx(0.7 * ss + 0.2 * contrast, rel=1e-4)
     assert task.pointer.item() == 4 * len(passes)
 
@@ -333,12 +439,25 @@ def test_parts_that_are_not_used_do_not_exist():
     assert names["c"] == {"backbone", "head", "key_backbone", "key_head"}
     assert names["sc"] == names["s"] | names["c"]
     assert MAC(objective="s", **TINY).views == 1 and MAC(objective="c", **TINY).views == 2
-    same = [dict(MAC(objective=o, **TINY).backbone.named_parameters())["stem.0.weight"] for o in ("s", "c", "sc")]
+    same = [
+        dict(MAC(objective=o, **TINY).backbone.named_parameters())["stem.0.weight"] for o in ("s", "c", "sc")
+    ]
     assert torch.equal(same[0], same[1]) and torch.equal(same[0], same[2])
 
 
-@pytest.mark.parametrize("options", [dict(objective="s"), dict(objective="c"), dict(), dict(objective="s", heads="each", n=4), dict(objective="s", loss="mse"),
-                                     dict(objective="sc", loss="mse-n"), dict(objective="s", k=6, n=1)], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(objective="s"),
+        dict(objective="c"),
+        dict(),
+        dict(objective="s", heads="each", n=4),
+        dict(objective="s", loss="mse"),
+        dict(objective="sc", loss="mse-n"),
+        dict(objective="s", k=6, n=1),
+    ],
+    ids=str,
+)
 def test_every_parameter_learns(options):
     task = MAC(**options, **TINY).train()
     out = task(make_batch(views=task.views))
@@ -348,23 +467,42 @@ def test_every_parameter_learns(options):
     assert all(v.ndim == 0 and not v.requires_grad for name, v in out.items() if name != "loss")
 
 
-@pytest.mark.parametrize("options, guess, right", [(dict(heads="one"), "one", 1.0), (dict(heads="each"), "each", 1.0)])
+@pytest.mark.parametrize(
+    "options, guess, right", [(dict(heads="one"), "one", 1.0), (dict(heads="each"), "each", 1.0)]
+)
 def test_guessed_counts_whole_clips(options, guess, right):
     task, batch = MAC(objective="s", **options, **TINY), make_batch(size=8, views=1)
     choice, alpha = task.draw(batch)
-    perfect = torch.nn.functional.one_hot(losses.encode_alphas(choice), 16).float() if guess == "one" else torch.nn.functional.one_hot(choice, 4).flatten(1).float()
+    perfect = (
+        torch.nn.functional.one_hot(losses.encode_alphas(choice), 16).float()
+        if guess == "one"
+        else torch.nn.functional.one_hot(choice, 4).flatten(1).float()
+    )
     task.alpha_head = torch.nn.Identity()
     assert task.guess(perfect, choice, alpha)["guessed"] == right
-    other = choice.clone(); other[:, 1] = (other[:, 1] + 1) % 4  # one of two is wrong everywhere
+    other = choice.clone()
+    other[:, 1] = (other[:, 1] + 1) % 4  # one of two is wrong everywhere
     assert task.guess(perfect, other, alpha)["guessed"] == 0
 
 
 def test_it_can_be_learnt():
     "A quarter of the classes at the start, most of them after a few steps on the same clips."
-    task = MAC(objective="s", n=1, **{**TINY, "widths": (8, 16, 32)}, photometric=Photometric(gray=0, p_jitter=0, blur=0, flip=0)).train()
+    task = MAC(
+        objective="s",
+        n=1,
+        **{**TINY, "widths": (8, 16, 32)},
+        photometric=Photometric(gray=0, p_jitter=0, blur=0, flip=0),
+    ).train()
     optimizer = torch.optim.Adam(task.parameters(), 5e-3)
     batch = make_batch(size=16, views=1, side=16)
-    batch["clip"] = (bytes_of((16, 1, 3, 1, 2, 2)).repeat_interleave(8, 4).repeat_interleave(8, 5).expand(-1, -1, -1, 4, -1, -1) // 2 + 100).contiguous()
+    batch["clip"] = (
+        bytes_of((16, 1, 3, 1, 2, 2))
+        .repeat_interleave(8, 4)
+        .repeat_interleave(8, 5)
+        .expand(-1, -1, -1, 4, -1, -1)
+        // 2
+        + 100
+    ).contiguous()
     batch["clip"][..., 1::2, 4:12, 4:12] = 200
     batch["clip"][..., 2::2, 4:12, 4:12] = 100
     for _ in range(40):
@@ -378,30 +516,55 @@ def test_it_can_be_learnt():
 def test_bf16_autocast_gives_a_finite_float32_loss():
     for options in (dict(), dict(objective="s", loss="mse-n")):
         task = MAC(**options, **TINY)
-        with torch.autocast("cpu", dtype=torch.bfloat16): out = task(make_batch(views=task.views))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            out = task(make_batch(views=task.views))
         assert out["loss"].dtype == torch.float32 and torch.isfinite(out["loss"])
 
 
-@pytest.mark.parametrize("params, sentence", [
-    ({"objective": "x"}, "s, c, sc"), ({"heads": "two"}, "one, each"), ({"loss": "l1"}, "ce, mse, mse-n"), ({"source": "flow"}, "motion, box"),
-    ({"n": 0}, "n is 0"), ({"k": 1}, "k is 1"), ({"n": 2.0}, "n is 2.0"), ({"k": 4.5}, "k is 4.5"), ({"lamda": 3}, "lamda"),
-    ({"ss_weight": -1}, "0 or more"), ({"ss_weight": math.nan}, "ss_weight=nan"), ({"c_weight": math.nan}, "c_weight=nan"), ({"c_weight": math.inf}, "finite"),
-    ({"m": 1.5}, "m is 1.5"), ({"m": -0.1}, "m is -0.1"), ({"m": math.nan}, "m is nan"), ({"lambda_": -1}, "lambda_ is -1"), ({"lambda_": math.nan}, "lambda_ is nan"),
-    ({"reach": -1}, "reach is -1"), ({"heads": "each", "loss": "mse"}, "one output for each subclip"), ({"heads": "each", "loss": "mse-n"}, 'loss="ce"'),
-    ({"boxes": "people.csv"}, 'source="box"')])
+@pytest.mark.parametrize(
+    "params, sentence",
+    [
+        ({"objective": "x"}, "s, c, sc"),
+        ({"heads": "two"}, "one, each"),
+        ({"loss": "l1"}, "ce, mse, mse-n"),
+        ({"source": "flow"}, "motion, box"),
+        ({"n": 0}, "n is 0"),
+        ({"k": 1}, "k is 1"),
+        ({"n": 2.0}, "n is 2.0"),
+        ({"k": 4.5}, "k is 4.5"),
+        ({"lamda": 3}, "lamda"),
+        ({"ss_weight": -1}, "0 or more"),
+        ({"ss_weight": math.nan}, "ss_weight=nan"),
+        ({"c_weight": math.nan}, "c_weight=nan"),
+        ({"c_weight": math.inf}, "finite"),
+        ({"m": 1.5}, "m is 1.5"),
+        ({"m": -0.1}, "m is -0.1"),
+        ({"m": math.nan}, "m is nan"),
+        ({"lambda_": -1}, "lambda_ is -1"),
+        ({"lambda_": math.nan}, "lambda_ is nan"),
+        ({"reach": -1}, "reach is -1"),
+        ({"heads": "each", "loss": "mse"}, "one output for each subclip"),
+        ({"heads": "each", "loss": "mse-n"}, 'loss="ce"'),
+        ({"boxes": "people.csv"}, 'source="box"'),
+    ],
+)
 def test_bad_options_are_refused(params, sentence):
-    with pytest.raises(ValueError, match=sentence): methods.build("mac", **{**TINY, **params})
+    with pytest.raises(ValueError, match=sentence):
+        methods.build("mac", **{**TINY, **params})
 
 
 def test_options_at_their_limits_are_taken():
-    for m, lambda_, weight in ((0, 0, 0), (1, 300, 2.5)): MAC(m=m, lambda_=lambda_, ss_weight=weight, n=np.int64(2), **TINY)
+    for m, lambda_, weight in ((0, 0, 0), (1, 300, 2.5)):
+        MAC(m=m, lambda_=lambda_, ss_weight=weight, n=np.int64(2), **TINY)
     assert MAC(source="box", boxes="people.csv", reach=3, **TINY).boxes == "people.csv"
 
 
 def test_defaults_are_the_papers():
     "Queries alone are blended, and colours change as in the paper's profile, which knows no blur."
     task, paper = MAC(**TINY), recipes.PAPER["mac"]
-    assert task.photometric == Photometric(**paper.photometric) == Photometric(**AUGMENTATIONS["jitter, gray"])
+    assert (
+        task.photometric == Photometric(**paper.photometric) == Photometric(**AUGMENTATIONS["jitter, gray"])
+    )
     assert task.symmetric is paper.method["symmetric"] is False and task.photometric.blur == 0
     assert (task.weights, task.lambda_, task.m, task.k, task.n) == ((1.0, 0.5), 30, 0.5, 4, 2)
     seen, keys_of = [], task.keys_of
@@ -419,14 +582,20 @@ def test_runs_do_not_lean_on_the_defaults(profile):
 
 
 def test_bad_batches_are_refused():
-    with pytest.raises(ValueError, match="3 equal subclips"): MAC(objective="s", n=3, **TINY)(make_batch(views=1))
-    with pytest.raises(ValueError, match="clip_options"): MAC(objective="s", source="box", **TINY)(make_batch(views=1))
-    with pytest.raises(ValueError, match="needs 2 clips"): MAC(**TINY)(make_batch(views=1))
+    with pytest.raises(ValueError, match="3 equal subclips"):
+        MAC(objective="s", n=3, **TINY)(make_batch(views=1))
+    with pytest.raises(ValueError, match="clip_options"):
+        MAC(objective="s", source="box", **TINY)(make_batch(views=1))
+    with pytest.raises(ValueError, match="needs 2 clips"):
+        MAC(**TINY)(make_batch(views=1))
 
 
 # ---------------------------------------------------------------- the probe of three layers, and a run from end to end
 
-@pytest.mark.parametrize("layers, shapes", [(1, [(5, 12), (5,)]), (3, [(12, 12), (12,), (12, 12), (12,), (5, 12), (5,)])])
+
+@pytest.mark.parametrize(
+    "layers, shapes", [(1, [(5, 12), (5,)]), (3, [(12, 12), (12,), (12, 12), (12,), (5, 12), (5,)])]
+)
 def test_layers_of_a_probe(layers, shapes):
     head = protocols.classifier_head(12, 5, layers)
     assert [tuple(p.shape) for p in head.parameters()] == shapes
@@ -448,17 +617,22 @@ def test_recipes_of_mac_run_from_end_to_end(tmp_path, monkeypatch, puppets_root)
     small = replace(recipes.profile("smoke"), scale=0.06)
     run = dict(device="cpu", workers=0, progress=False)
     pre = recipes.pretraining(small, "mac", "puppets-u", "r2plus1d", objective="sc", n=2, source="box")
-    pre = replace(pre, clips=replace(pre.clips, stride=(1, 2, 3, 4)), photometric=AUGMENTATIONS["jitter, gray"])
+    pre = replace(
+        pre, clips=replace(pre.clips, stride=(1, 2, 3, 4)), photometric=AUGMENTATIONS["jitter, gray"]
+    )
     assert {"loss", "ss", "contrast", "guessed", "top1"} <= set(runs.ensure(pre, **run).metrics)
     tune = recipes.finetuning(small, "puppets-u", pre)
     still = replace(tune, clips=replace(tune.clips, still=2))
     assert still.hash != tune.hash and recipes.from_json(still.json()) == still and "still" not in tune.json()
     assert set(runs.ensure(still, **run).metrics) == {"biased", "unbiased"}
     probe = runs.ensure(recipes.linear_probing(small, "puppets-u", pre, layers=3), **run)
-    assert set(models.read_weights(probe.folder / "head.safetensors")[0]) == {f"{i}.{p}" for i in (0, 2, 4) for p in ("weight", "bias")}
+    assert set(models.read_weights(probe.folder / "head.safetensors")[0]) == {
+        f"{i}.{p}" for i in (0, 2, 4) for p in ("weight", "bias")
+    }
 
 
 # ---------------------------------------------------------------- with a GPU
+
 
 @cuda
 def test_same_on_the_gpu_and_without_a_sync():
@@ -467,8 +641,10 @@ def test_same_on_the_gpu_and_without_a_sync():
     there, alpha = clip.cuda(), alpha.pin_memory()
     mixing.alpha_blend(there, masks.mac_mask(there), alpha)  # loads kernels
     torch.cuda.set_sync_debug_mode("error")
-    try: got = mixing.alpha_blend(there, masks.mac_mask(there), alpha)
-    finally: torch.cuda.set_sync_debug_mode("default")
+    try:
+        got = mixing.alpha_blend(there, masks.mac_mask(there), alpha)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
     assert (masks.mac_mask(there).cpu() != masks.mac_mask(clip)).float().mean() < 1e-4
     assert (got.cpu() - expected).abs().gt(1e-6).float().mean() < 1e-4
 
@@ -476,9 +652,12 @@ def test_same_on_the_gpu_and_without_a_sync():
 @cuda
 def test_a_step_on_the_gpu_waits_for_nothing():
     from mvnb.train import to_device
+
     task = MAC(**TINY).cuda().train()
     batch = to_device(make_batch(), torch.device("cuda"))
     task(batch)["loss"].backward()
     torch.cuda.set_sync_debug_mode("error")
-    try: task(batch)["loss"].backward()
-    finally: torch.cuda.set_sync_debug_mode("default")
+    try:
+        task(batch)["loss"].backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

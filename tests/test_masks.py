@@ -1,4 +1,5 @@
 "Foreground masks against an independent composition in NumPy, and what they must hold for every clip."
+
 import colorsys
 import math
 
@@ -17,30 +18,42 @@ quick = settings(max_examples=40, deadline=None)
 
 # ---------------------------------------------------------------- clips
 
-def noise(size=(2, 3, 5, 24, 30), seed=0): return torch.rand(size, generator=torch.Generator().manual_seed(seed))
+
+def noise(size=(2, 3, 5, 24, 30), seed=0):
+    return torch.rand(size, generator=torch.Generator().manual_seed(seed))
 
 
 def puppet_like(size=48, frames=6, batch=2, seed=0):
     "Flat-coloured scenes of few colours with a moving block: many ties, as drawn pictures have them."
     rng = np.random.default_rng(seed)
-    clip = np.repeat(rng.integers(0, 256, (batch, 3, 1, 4, 4)), frames, 2).repeat(size // 4, 3).repeat(size // 4, 4)
+    clip = (
+        np.repeat(rng.integers(0, 256, (batch, 3, 1, 4, 4)), frames, 2)
+        .repeat(size // 4, 3)
+        .repeat(size // 4, 4)
+    )
     for b, t in np.ndindex(batch, frames):
-        clip[b, :, t, 10:34, 4 + 4 * t:16 + 4 * t] = rng.integers(0, 256, (3, 1, 1)) if t == 0 else clip[b, :, 0, 10, 4, None, None]
+        clip[b, :, t, 10:34, 4 + 4 * t : 16 + 4 * t] = (
+            rng.integers(0, 256, (3, 1, 1)) if t == 0 else clip[b, :, 0, 10, 4, None, None]
+        )
     return torch.from_numpy(clip.astype(np.float32)) / 255
 
 
 def drawn(kind, size, seed):
     "A clip of a kind: noise, few levels, constant, black, or one that moves in a corner only."
-    if kind == "noise": return noise(size, seed)
-    if kind == "levels": return (noise(size, seed) * 3).round() / 3
+    if kind == "noise":
+        return noise(size, seed)
+    if kind == "levels":
+        return (noise(size, seed) * 3).round() / 3
     clip = torch.full(size, {"constant": 0.37, "black": 0.0, "corner": 0.5}[kind])
-    if kind == "corner": clip[:, :, 1, 0, 0] = 1.0
+    if kind == "corner":
+        clip[:, :, 1, 0, 0] = 1.0
     return clip
 
 
 @pytest.fixture(scope="module")
 def real(request):
     from mvnb import video
+
     folder = request.getfixturevalue("shared_data") / "mini"
     paths = [sorted((folder / name).glob("*.avi"))[3] for name in ("BasketballDunk", "Surfing")]
     return torch.stack([video.read_clip(p, range(0, 16, 2), size=(60, 80)).rgb for p in paths]).float() / 255
@@ -48,7 +61,8 @@ def real(request):
 
 @pytest.fixture(params=["noise", "puppet-like", "real"])
 def clip(request):
-    if request.param == "real": return request.getfixturevalue("real")
+    if request.param == "real":
+        return request.getfixturevalue("real")
     return noise((2, 3, 5, 40, 44)) if request.param == "noise" else puppet_like()
 
 
@@ -60,18 +74,22 @@ def untied(request):
 
 # ---------------------------------------------------------------- the oracle: METHODS, FAME, steps 1 to 5, in NumPy and loops
 
+
 def slow_blur(image):
     "Every output pixel as a weighted sum over its square window; the picture is mirrored at its border."
     height, width = image.shape
     kernel = int(0.1 * height) // 2 * 2 + 1
     half, sigma = kernel // 2, kernel / 3
-    taps = np.array([math.exp(-((i - half) ** 2) / (2 * sigma ** 2)) for i in range(kernel)])
+    taps = np.array([math.exp(-((i - half) ** 2) / (2 * sigma**2)) for i in range(kernel)])
     window = np.outer(taps, taps) / np.outer(taps, taps).sum()
     wide = np.pad(image, half, mode="reflect")
-    return np.array([[(wide[i:i + kernel, j:j + kernel] * window).sum() for j in range(width)] for i in range(height)])
+    return np.array(
+        [[(wide[i : i + kernel, j : j + kernel] * window).sum() for j in range(width)] for i in range(height)]
+    )
 
 
-def slow_minmax(image): return (image - image.min()) / (image.max() - image.min() + 1e-8)
+def slow_minmax(image):
+    return (image - image.min()) / (image.max() - image.min() + 1e-8)
 
 
 def slow_seed(clip):
@@ -95,8 +113,10 @@ def slow_likelihood(code, seed):
     "Counting colours one pixel at a time; assumes that no seeds tie at the two borders."
     order, pixels = np.argsort(seed.ravel(), kind="stable"), seed.size
     front, back = np.zeros(1001), np.ones(1001)
-    for p in order[pixels - int(0.5 * pixels):]: front[code.ravel()[p]] += 1
-    for p in order[:int(0.1 * pixels)]: back[code.ravel()[p]] += 1
+    for p in order[pixels - int(0.5 * pixels) :]:
+        front[code.ravel()[p]] += 1
+    for p in order[: int(0.1 * pixels)]:
+        back[code.ravel()[p]] += 1
     front, back = front / (front[1:].sum() + 1e-8), back / (back[1:].sum() + 1e-8)
     return np.array([[front[c] / (front[c] + back[c]) for c in row] for row in code])
 
@@ -104,7 +124,8 @@ def slow_likelihood(code, seed):
 def agree_on_top(mask, values, count, tolerance=1e-5):
     "`mask` holds `count` pixels, all that are clearly above the edge and none that is clearly below it."
     assert mask.sum() == count
-    if not count: return
+    if not count:
+        return
     edge = np.sort(values.ravel())[values.size - count]
     assert mask[values > edge + tolerance].all() and not mask[values < edge - tolerance].any()
 
@@ -123,13 +144,22 @@ def test_every_stage_of_fame(clip, hue):
         clear = (np.abs(bins - np.floor(bins) - 0.5) > 1e-4).all(0)
         assert clear.mean() > 0.5
         column, row, level = np.round(bins).astype(int)
-        np.testing.assert_array_equal(ours["code"][clear], (column + 10 * (row - 1) + 100 * (level - 1))[clear])
+        np.testing.assert_array_equal(
+            ours["code"][clear], (column + 10 * (row - 1) + 100 * (level - 1))[clear]
+        )
         # from here on each stage starts from our own previous one, so that rounding does not pile up
         order = np.sort(ours["seed"].ravel())
         pixels = order.size
-        if order[pixels - pixels // 2] != order[pixels - pixels // 2 - 1] and order[pixels // 10] != order[pixels // 10 - 1]:
-            np.testing.assert_allclose(ours["likelihood"], slow_likelihood(ours["code"], ours["seed"]), atol=1e-6)
-        np.testing.assert_allclose(ours["probability"], slow_minmax(slow_blur(ours["likelihood"].astype(np.float64))), atol=1e-5)
+        if (
+            order[pixels - pixels // 2] != order[pixels - pixels // 2 - 1]
+            and order[pixels // 10] != order[pixels // 10 - 1]
+        ):
+            np.testing.assert_allclose(
+                ours["likelihood"], slow_likelihood(ours["code"], ours["seed"]), atol=1e-6
+            )
+        np.testing.assert_allclose(
+            ours["probability"], slow_minmax(slow_blur(ours["likelihood"].astype(np.float64))), atol=1e-5
+        )
         agree_on_top(ours["mask"], ours["probability"], int(beta * pixels))
 
 
@@ -137,7 +167,8 @@ def test_histograms_do_not_depend_on_untied_luck():
     "The check of the likelihood above is not skipped everywhere: noise has no ties at the borders."
     clip = noise((2, 3, 5, 40, 44))
     seed = masks.fame_stages(clip).seed.flatten(1).sort(1).values
-    for at in (seed.shape[1] // 2, seed.shape[1] // 10): assert (seed[:, at] != seed[:, at - 1]).all()
+    for at in (seed.shape[1] // 2, seed.shape[1] // 10):
+        assert (seed[:, at] != seed[:, at - 1]).all()
 
 
 def test_the_whole_mask_against_a_second_composition(untied):
@@ -151,7 +182,8 @@ def test_the_whole_mask_against_a_second_composition(untied):
 @pytest.mark.parametrize("size", [(20, 20), (33, 57), (112, 80), (9, 40)])
 def test_blur(size):
     image = noise((2, *size))
-    for b in range(2): np.testing.assert_allclose(masks.blur(image)[b], slow_blur(image[b].double().numpy()), atol=1e-6)
+    for b in range(2):
+        np.testing.assert_allclose(masks.blur(image)[b], slow_blur(image[b].double().numpy()), atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (2, 2), (60, 2)])
@@ -171,7 +203,7 @@ def test_hsv(colours):
 
 
 @quick
-@given(st.integers(0, 10 ** 6), st.sampled_from(list(masks.HUES)))
+@given(st.integers(0, 10**6), st.sampled_from(list(masks.HUES)))
 def test_codes_lie_in_range(seed, hue):
     rng = np.random.default_rng(seed)
     code = masks.color_code(torch.from_numpy(rng.integers(0, 3, (2, 3, 6, 6)).astype(np.float32)) / 2, hue)
@@ -200,9 +232,11 @@ def test_count_survives_broken_pixels(value):
     clip = noise()
     clip[0, 1, 2, 3, 4] = value
     if not math.isnan(value):
-        with pytest.raises(ValueError, match="lie in"): masks.fame_mask(clip)
+        with pytest.raises(ValueError, match="lie in"):
+            masks.fame_mask(clip)
         return
-    for make in EXACT: assert make(clip, 0.3).sum((1, 2)).tolist() == [int(0.3 * 24 * 30)] * 2
+    for make in EXACT:
+        assert make(clip, 0.3).sum((1, 2)).tolist() == [int(0.3 * 24 * 30)] * 2
     assert torch.equal(masks.fame_mask(clip, 0.3)[1], masks.fame_mask(noise(), 0.3)[1])
 
 
@@ -210,14 +244,16 @@ def test_count_survives_broken_pixels(value):
 @given(kinds, st.floats(0.01, 1), st.floats(0.01, 1), st.integers(0, 99))
 def test_a_smaller_share_lies_inside_a_larger(kind, a, b, seed):
     clip = drawn(kind, (1, 3, 3, 20, 22), seed)
-    for make in VARIANTS: assert (make(clip, min(a, b)) <= make(clip, max(a, b))).all()
+    for make in VARIANTS:
+        assert (make(clip, min(a, b)) <= make(clip, max(a, b))).all()
 
 
 @pytest.mark.parametrize("make", VARIANTS)
 def test_a_sample_does_not_see_its_batch(make):
     clip = torch.cat([puppet_like(), torch.full((1, 3, 6, 48, 48), 0.5), puppet_like(seed=3)])
     whole = make(clip, 0.3)
-    for b in range(len(clip)): assert torch.equal(make(clip[b:b + 1], 0.3)[0], whole[b])
+    for b in range(len(clip)):
+        assert torch.equal(make(clip[b : b + 1], 0.3)[0], whole[b])
     order = torch.tensor([3, 0, 4, 2, 1])
     assert torch.equal(make(clip[order], 0.3), whole[order])
 
@@ -243,7 +279,8 @@ def test_bytes_and_autocast(make):
     clip = (puppet_like() * 255).round().byte()
     expected = make(clip.float() / 255, 0.4)
     assert torch.equal(make(clip, 0.4), expected)
-    with torch.autocast("cpu", torch.bfloat16): assert torch.equal(make(clip.float() / 255, 0.4), expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(make(clip.float() / 255, 0.4), expected)
 
 
 @pytest.mark.parametrize("make", VARIANTS)
@@ -275,36 +312,50 @@ def test_cuda_agrees_and_never_waits(make):
     clip = puppet_like().cuda()
     make(clip, 0.3)
     torch.cuda.set_sync_debug_mode("error")
-    try: mask = make(clip, 0.3)
-    finally: torch.cuda.set_sync_debug_mode("default")
+    try:
+        mask = make(clip, 0.3)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
     assert (mask.cpu() == make(clip.cpu(), 0.3)).float().mean() > 0.99
 
 
 @pytest.mark.parametrize("make", VARIANTS)
 def test_refuses(make):
     for beta in (0, -0.1, 1.01, math.nan):
-        with pytest.raises(ValueError, match="beta"): make(noise(), beta)
-    with pytest.raises(ValueError, match=r"\[B,C,T,H,W\]"): make(noise()[0])
-    if make is masks.gauss_mask: return
-    with pytest.raises(ValueError, match="at least 2 frames"): make(noise()[:, :, :1])
-    with pytest.raises(ValueError, match="lie in"): make(noise() * 255)
-    with pytest.raises(ValueError, match="colour clips"): make(noise((1, 1, 4, 8, 8)))
-    with pytest.raises(ValueError, match="got torch.int16"): make((noise() * 255).to(torch.int16))
+        with pytest.raises(ValueError, match="beta"):
+            make(noise(), beta)
+    with pytest.raises(ValueError, match=r"\[B,C,T,H,W\]"):
+        make(noise()[0])
+    if make is masks.gauss_mask:
+        return
+    with pytest.raises(ValueError, match="at least 2 frames"):
+        make(noise()[:, :, :1])
+    with pytest.raises(ValueError, match="lie in"):
+        make(noise() * 255)
+    with pytest.raises(ValueError, match="colour clips"):
+        make(noise((1, 1, 4, 8, 8)))
+    with pytest.raises(ValueError, match="got torch.int16"):
+        make((noise() * 255).to(torch.int16))
 
 
 def test_names():
     clip = noise()
-    for name, make in masks.MASKS.items(): assert torch.equal(masks.foreground(clip, name, 0.3), make(clip, 0.3))
+    for name, make in masks.MASKS.items():
+        assert torch.equal(masks.foreground(clip, name, 0.3), make(clip, 0.3))
     assert not torch.equal(masks.foreground(clip, "fame", 0.3, hue="angle"), masks.fame_mask(clip, 0.3))
-    with pytest.raises(ValueError, match="fame, seed, grid, gauss"): masks.foreground(clip, "grad")
-    with pytest.raises(ValueError, match="published, angle"): masks.fame_mask(clip, hue="degrees")
+    with pytest.raises(ValueError, match="fame, seed, grid, gauss"):
+        masks.foreground(clip, "grad")
+    with pytest.raises(ValueError, match="published, angle"):
+        masks.fame_mask(clip, hue="degrees")
 
 
 # ---------------------------------------------------------------- the variants
 
+
 def test_seed_keeps_the_largest_seeds(clip):
     mask = masks.seed_mask(clip, 0.25)
-    for b in range(len(clip)): agree_on_top(mask[b].numpy(), slow_seed(clip[b])[1], int(0.25 * mask[b].numel()), 1e-4)
+    for b in range(len(clip)):
+        agree_on_top(mask[b].numpy(), slow_seed(clip[b])[1], int(0.25 * mask[b].numel()), 1e-4)
 
 
 def test_grid_keeps_the_eight_cells_with_the_largest_sum(clip):
@@ -338,8 +389,9 @@ def test_gauss_keeps_the_middle(height, width, beta):
 
 # ---------------------------------------------------------------- quality
 
+
 @quick
-@given(st.integers(0, 10 ** 6), st.floats(0, 1), st.floats(0, 1))
+@given(st.integers(0, 10**6), st.floats(0, 1), st.floats(0, 1))
 def test_iou_counts_pixels(seed, p, q):
     rng = np.random.default_rng(seed)
     mask, truth = rng.random((2, 5, 6)) < p, rng.random((2, 3, 5, 6)) < q
@@ -365,7 +417,9 @@ def test_saliency_is_a_ratio_of_means():
     moved, boxes = torch.from_numpy(moved).float(), torch.from_numpy(boxes)
     torch.testing.assert_close(masks.saliency_score(moved, boxes), torch.tensor(expected).float())
     torch.testing.assert_close(masks.saliency_score(moved, boxes[:, 0]), torch.tensor(expected).float())
-    torch.testing.assert_close(masks.saliency_score(moved, masks.box_mask(boxes, 8, 10)), torch.tensor(expected).float())
+    torch.testing.assert_close(
+        masks.saliency_score(moved, masks.box_mask(boxes, 8, 10)), torch.tensor(expected).float()
+    )
 
 
 def test_saliency_at_its_limits():
@@ -379,6 +433,7 @@ def test_saliency_at_its_limits():
 def test_puppets_are_found_better_than_by_guessing():
     "On a still camera FAME and Seed beat the centre of the frame."
     from mvnb import puppets
+
     acts = puppets.CLASSES["puppets-u"]
     films = [puppets.render("puppets-u", acts[i % len(acts)], seed=50 + i) for i in range(8)]
     clip = torch.stack([torch.from_numpy(rgb[:32:2]).permute(3, 0, 1, 2) for rgb, _ in films])

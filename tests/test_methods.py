@@ -1,4 +1,5 @@
 """MoCo, FAME and BE: what enters the encoders, what the loss is, what moves."""
+
 import copy
 import math
 
@@ -18,12 +19,19 @@ TINY = dict(backbone="r2plus1d_tiny", queue=20, seed=5)
 def make_batch(size=4, views=2, frames=4, side=32, epoch=0, step=0, seed=0):
     generator = torch.Generator().manual_seed(seed)
     clip = torch.randint(0, 256, (size, views, 3, frames, side, side), dtype=torch.uint8, generator=generator)
-    return {"clip": clip, "index": torch.arange(size), "label": torch.zeros(size, dtype=torch.long),
-            "ok": torch.ones(size, dtype=torch.bool), "epoch": epoch, "step": step}
+    return {
+        "clip": clip,
+        "index": torch.arange(size),
+        "label": torch.zeros(size, dtype=torch.long),
+        "ok": torch.ones(size, dtype=torch.bool),
+        "epoch": epoch,
+        "step": step,
+    }
 
 
 @pytest.fixture(autouse=True)
-def _one_start(): torch.manual_seed(0)
+def _one_start():
+    torch.manual_seed(0)
 
 
 @pytest.mark.parametrize("size, count, rounds", [(10, 4, 7), (8, 8, 3), (7, 3, 5), (5, 12, 2)])
@@ -45,7 +53,8 @@ def test_momentum_update_by_hand():
     fast, slow = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
     expected = [0.9 * s.detach() + 0.1 * f.detach() for s, f in zip(slow.parameters(), fast.parameters())]
     momentum_update(slow, fast, 0.9)
-    for got, want in zip(slow.parameters(), expected): torch.testing.assert_close(got.data, want)
+    for got, want in zip(slow.parameters(), expected):
+        torch.testing.assert_close(got.data, want)
 
 
 def test_loss_is_the_symmetric_infonce_written_out():
@@ -81,10 +90,12 @@ def test_both_passes_enter_the_queue_and_evaluation_does_not():
 def test_momentum_moves_once_per_step_however_many_batches():
     task = MoCo(**TINY, momentum=0.5)
     with torch.no_grad():
-        for p in task.backbone.parameters(): p.add_(1)
+        for p in task.backbone.parameters():
+            p.add_(1)
     task.start_step(0)
     once = [p.clone() for p in task.key_backbone.parameters()]
-    for i in range(3): task(make_batch(seed=i))
+    for i in range(3):
+        task(make_batch(seed=i))
     assert all(torch.equal(a, b) for a, b in zip(once, task.key_backbone.parameters()))
 
 
@@ -96,7 +107,10 @@ def test_keys_get_no_gradient():
 
 
 def test_beta_one_is_moco_bit_for_bit():
-    outs = [methods.build(name, **TINY, **more)(make_batch())["loss"] for name, more in (("moco", {}), ("fame", {"beta": 1.0}))]
+    outs = [
+        methods.build(name, **TINY, **more)(make_batch())["loss"]
+        for name, more in (("moco", {}), ("fame", {"beta": 1.0}))
+    ]
     assert torch.equal(*outs)
 
 
@@ -131,13 +145,15 @@ def test_intra_takes_the_third_clip():
     query, key = task.pair(batch)
     mask = masks.fame_mask(clip[:, 0], 0.3)[:, None, None]
     assert torch.equal(query, torch.where(mask, clip[:, 0], clip[:, 2])) and torch.equal(key, clip[:, 1])
-    with pytest.raises(ValueError, match="views=3"): task.pair(make_batch(views=2))
+    with pytest.raises(ValueError, match="views=3"):
+        task.pair(make_batch(views=2))
 
 
 def test_draws_follow_seed_epoch_and_step_only():
     task, batch = FAME(**TINY), make_batch(size=6)
     first = task.pair(batch)[0]
-    torch.manual_seed(99); np.random.seed(99)
+    torch.manual_seed(99)
+    np.random.seed(99)
     assert torch.equal(first, task.pair(batch)[0])
     assert not torch.equal(first, task.pair({**batch, "step": 1})[0])
 
@@ -150,7 +166,7 @@ def test_be_adds_one_frame_of_the_clip():
     for b in range(6):
         errors = []
         for r in range(clip.shape[2]):  # least squares for lambda, given the still frame
-            step = clip[b, :, r:r + 1] - clip[b]
+            step = clip[b, :, r : r + 1] - clip[b]
             weight = ((mixed[b].double() - clip[b]) * step).sum() / step.square().sum()
             errors.append(((clip[b] + weight * step - mixed[b]).abs().max().item(), weight.item()))
         error, weight = min(errors)
@@ -163,14 +179,26 @@ def test_shuffling_is_invisible_with_one_process():
 
 
 def test_bf16_autocast_gives_a_finite_float32_loss():
-    with torch.autocast("cpu", dtype=torch.bfloat16): loss = FAME(**TINY)(make_batch())["loss"]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = FAME(**TINY)(make_batch())["loss"]
     assert loss.dtype == torch.float32 and torch.isfinite(loss)
 
 
-@pytest.mark.parametrize("name, params, sentence", [
-    ("fme", {}, "did you mean 'fame'"), ("fame", {"beta": 0.0}, "beta|share"), ("fame", {"beta": 1.5}, "beta|share"),
-    ("fame", {"variant": "box"}, "variant 'box'"), ("fame", {"source": "x"}, "inter, intra"), ("fame", {"branch": "x"}, "single, both"),
-    ("be", {"lambda_max": 2}, "lambda_max"), ("moco", {"temperature": 0}, "temperature"), ("moco", {"momentum": 2}, "momentum"),
-    ("moco", {"bets": 1}, "bets")])
+@pytest.mark.parametrize(
+    "name, params, sentence",
+    [
+        ("fme", {}, "did you mean 'fame'"),
+        ("fame", {"beta": 0.0}, "beta|share"),
+        ("fame", {"beta": 1.5}, "beta|share"),
+        ("fame", {"variant": "box"}, "variant 'box'"),
+        ("fame", {"source": "x"}, "inter, intra"),
+        ("fame", {"branch": "x"}, "single, both"),
+        ("be", {"lambda_max": 2}, "lambda_max"),
+        ("moco", {"temperature": 0}, "temperature"),
+        ("moco", {"momentum": 2}, "momentum"),
+        ("moco", {"bets": 1}, "bets"),
+    ],
+)
 def test_bad_options_are_refused(name, params, sentence):
-    with pytest.raises((ValueError, TypeError), match=sentence): methods.build(name, **{**TINY, **params})
+    with pytest.raises((ValueError, TypeError), match=sentence):
+        methods.build(name, **{**TINY, **params})

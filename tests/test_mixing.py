@@ -1,4 +1,5 @@
 "Merging: where each pixel comes from, what stays untouched, and what is refused."
+
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -13,13 +14,16 @@ quick = settings(max_examples=40, deadline=None)
 KINDS = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.uint8]
 
 
-def noise(size=(4, 3, 5, 12, 10), seed=0): return torch.rand(size, generator=torch.Generator().manual_seed(seed))
+def noise(size=(4, 3, 5, 12, 10), seed=0):
+    return torch.rand(size, generator=torch.Generator().manual_seed(seed))
 
 
-def some_mask(size=(4, 12, 10), seed=1): return noise(size, seed) < 0.4
+def some_mask(size=(4, 12, 10), seed=1):
+    return noise(size, seed) < 0.4
 
 
-def generator(seed): return torch.Generator().manual_seed(seed)
+def generator(seed):
+    return torch.Generator().manual_seed(seed)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -38,7 +42,10 @@ def test_every_value_comes_from_its_source(kind, over_time):
 @given(st.integers(1, 5), st.integers(1, 4), st.integers(1, 9), st.integers(1, 9), st.integers(0, 99))
 def test_ways_to_the_same_clip(batch, time, height, width, seed):
     "In order, copied, into memory that is there, strided, traced: all the same bits."
-    front, back = noise((batch, 3, time, height, width), seed), noise((batch, 3, time, height, width), seed + 1)
+    front, back = (
+        noise((batch, 3, time, height, width), seed),
+        noise((batch, 3, time, height, width), seed + 1),
+    )
     mask, order = some_mask((batch, height, width), seed), torch.randperm(batch, generator=generator(seed))
     expected = torch.where(mask[:, None, None], front, back[order])
     out = torch.full_like(front, 7)
@@ -70,9 +77,13 @@ def test_sources_are_left_alone(kind):
 def test_choosing_is_exact_for_values_far_apart(kind):
     "Tiny and huge, either sign: no rounding from one source into the other."
     values = torch.tensor([0, 1e-7, -1e-7, 1, -3, 1234, -5e4, 6e4, 1 / 3]).to(kind)
-    front, back = (g.reshape(1, 1, 1, 9, 9).contiguous() for g in torch.meshgrid(values, values, indexing="ij"))
+    front, back = (
+        g.reshape(1, 1, 1, 9, 9).contiguous() for g in torch.meshgrid(values, values, indexing="ij")
+    )
     mask = torch.zeros(1, 9, 9, dtype=torch.bool)
-    assert torch.equal(mixing.merge(front, back, mask), back) and torch.equal(mixing.merge(front, back, ~mask), front)
+    assert torch.equal(mixing.merge(front, back, mask), back) and torch.equal(
+        mixing.merge(front, back, ~mask), front
+    )
 
 
 def test_gradients_reach_both_sources():
@@ -94,16 +105,20 @@ def test_merge_refuses():
         "shares memory": lambda: mixing.merge(front, front.flip(0), mask, out=front),
         r"\[B,C,T,H,W\]": lambda: mixing.merge(front[0], front[0], mask),
     }.items():
-        with pytest.raises(ValueError, match=match): call()
+        with pytest.raises(ValueError, match=match):
+            call()
 
 
 # ---------------------------------------------------------------- FAME
+
 
 @pytest.mark.parametrize("variant", list(masks.MASKS))
 def test_fame_is_mask_and_merge(variant):
     clip, order = noise(), torch.tensor([3, 2, 1, 0])
     mask = masks.foreground(clip, variant, 0.3)[:, None, None]
-    assert torch.equal(mixing.fame(clip, 0.3, variant, permutation=order), torch.where(mask, clip, clip[order]))
+    assert torch.equal(
+        mixing.fame(clip, 0.3, variant, permutation=order), torch.where(mask, clip, clip[order])
+    )
     other = noise(seed=8)
     assert torch.equal(mixing.fame(clip, 0.3, variant, "intra", other=other), torch.where(mask, clip, other))
     assert mixing.fame(clip, 1, variant) is clip
@@ -119,16 +134,23 @@ def test_fame_passes_on_hue_and_memory():
 def test_permutations_follow_the_generator():
     clip = noise((6, 3, 3, 12, 10))
     assert torch.equal(mixing.fame(clip, generator=generator(3)), mixing.fame(clip, generator=generator(3)))
-    assert torch.equal(mixing.fame(clip, generator=generator(3)), mixing.fame(clip, permutation=mixing.draw_order(6, generator(3))))
+    assert torch.equal(
+        mixing.fame(clip, generator=generator(3)),
+        mixing.fame(clip, permutation=mixing.draw_order(6, generator(3))),
+    )
     orders = torch.stack([mixing.draw_order(6, generator(seed)) for seed in range(600)])
     assert torch.equal(orders.sort(1).values, torch.arange(6).expand(600, 6))
-    share = torch.nn.functional.one_hot(orders, 6).double().mean(0)  # a plain permutation: its own place one time in six
+    share = (
+        torch.nn.functional.one_hot(orders, 6).double().mean(0)
+    )  # a plain permutation: its own place one time in six
     assert ((share - 1 / 6).abs() < 0.08).all()
 
 
 def test_bytes_and_floats_merge_alike():
     clip, order = (noise((4, 3, 4, 40, 40)) * 255).byte(), torch.tensor([1, 2, 3, 0])
-    assert torch.equal(mixing.fame(clip, permutation=order).float() / 255, mixing.fame(clip.float() / 255, permutation=order))
+    assert torch.equal(
+        mixing.fame(clip, permutation=order).float() / 255, mixing.fame(clip.float() / 255, permutation=order)
+    )
 
 
 def test_views():
@@ -138,7 +160,9 @@ def test_views():
     draws = generator(1)
     first, second = mixing.draw_order(4, draws), mixing.draw_order(4, draws)
     both = mixing.fame_views(query, key, 0.3, "both", generator=generator(1))
-    assert torch.equal(both[0], mixing.fame(query, 0.3, permutation=first)) and torch.equal(both[1], mixing.fame(key, 0.3, permutation=second))
+    assert torch.equal(both[0], mixing.fame(query, 0.3, permutation=first)) and torch.equal(
+        both[1], mixing.fame(key, 0.3, permutation=second)
+    )
     within = mixing.fame_views(query, key, 0.3, "both", source="intra")
     assert torch.equal(within[0], mixing.merge(query, key, masks.fame_mask(query, 0.3)))
     assert torch.equal(within[1], mixing.merge(key, query, masks.fame_mask(key, 0.3)))
@@ -147,17 +171,24 @@ def test_views():
 
 def test_fame_refuses():
     clip = noise()
-    with pytest.raises(ValueError, match="inter, intra"): mixing.fame(clip, source="outer")
-    with pytest.raises(ValueError, match="other"): mixing.fame(clip, source="intra")
-    with pytest.raises(ValueError, match="single, both"): mixing.fame_views(clip, clip, branch="none")
-    with pytest.raises(ValueError, match="no mask"): mixing.fame(clip, variant="grad")
-    with pytest.raises(ValueError, match="beta"): mixing.fame(clip, 0)
+    with pytest.raises(ValueError, match="inter, intra"):
+        mixing.fame(clip, source="outer")
+    with pytest.raises(ValueError, match="other"):
+        mixing.fame(clip, source="intra")
+    with pytest.raises(ValueError, match="single, both"):
+        mixing.fame_views(clip, clip, branch="none")
+    with pytest.raises(ValueError, match="no mask"):
+        mixing.fame(clip, variant="grad")
+    with pytest.raises(ValueError, match="beta"):
+        mixing.fame(clip, 0)
 
 
 def test_compiles_into_one_graph():
     torch._dynamo.reset()
     clip, order = noise((4, 3, 4, 24, 24)), torch.tensor([1, 2, 3, 0])
-    compiled = torch.compile(lambda x, o: mixing.fame(x, 0.3, permutation=o), fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(
+        lambda x, o: mixing.fame(x, 0.3, permutation=o), fullgraph=True, backend="aot_eager"
+    )
     assert (compiled(clip, order) == mixing.fame(clip, 0.3, permutation=order)).float().mean() > 0.999
 
 
@@ -165,21 +196,28 @@ def test_compiles_into_one_graph():
 def test_cuda_agrees_and_never_waits():
     clip, mask, order = noise().cuda(), some_mask().cuda(), torch.tensor([1, 2, 3, 0], device="cuda")
     torch.cuda.set_sync_debug_mode("error")
-    try: merged = mixing.merge(clip, clip, mask, order=order)
-    finally: torch.cuda.set_sync_debug_mode("default")
+    try:
+        merged = mixing.merge(clip, clip, mask, order=order)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
     assert torch.equal(merged.cpu(), mixing.merge(clip.cpu(), clip.cpu(), mask.cpu(), order=order.cpu()))
 
 
 # ---------------------------------------------------------------- BE
 
+
 def test_erasing_follows_its_formula():
     clip, weight, frame = noise(), torch.tensor([0.0, 0.1, 0.3, 1.0]), torch.tensor([4, 0, 2, 1])
     erased = mixing.erase_background(clip, lambda_=weight, frame=frame)
     for b, t in np.ndindex(4, 5):
-        torch.testing.assert_close(erased[b, :, t], (1 - weight[b]) * clip[b, :, t] + weight[b] * clip[b, :, frame[b]])
+        torch.testing.assert_close(
+            erased[b, :, t], (1 - weight[b]) * clip[b, :, t] + weight[b] * clip[b, :, frame[b]]
+        )
     assert torch.equal(erased[0], clip[0])
     out = torch.empty_like(clip)
-    assert mixing.erase_background(clip, lambda_=weight, frame=frame, out=out) is out and torch.equal(out, erased)
+    assert mixing.erase_background(clip, lambda_=weight, frame=frame, out=out) is out and torch.equal(
+        out, erased
+    )
 
 
 def test_erasing_draws_per_sample():
@@ -190,7 +228,7 @@ def test_erasing_draws_per_sample():
     line = erased[:, 0, :, 0, 0]
     weight = 1 - (line[:, 7] - line[:, 0]) * 8 / 7
     assert weight.min() > -1e-5 and weight.max() < 0.3 + 1e-5
-    assert abs(weight.mean() - 0.15) < 0.01 and abs(weight.std() - 0.3 / 12 ** 0.5) < 0.01
+    assert abs(weight.mean() - 0.15) < 0.01 and abs(weight.std() - 0.3 / 12**0.5) < 0.01
     clear = weight > 0.02
     frame = (line[clear, 0] / weight[clear] * 8).round().long()
     share = torch.bincount(frame, minlength=8) / clear.sum()
@@ -206,13 +244,16 @@ def test_erasing_keeps_still_pixels_and_gradients():
 
 
 def test_erasing_refuses():
-    with pytest.raises(ValueError, match="float clip"): mixing.erase_background((noise() * 255).byte())
-    with pytest.raises(ValueError, match="lambda_max"): mixing.erase_background(noise(), 1.5)
-    with pytest.raises(ValueError, match=r"\[B,C,T,H,W\]"): mixing.erase_background(noise()[0])
+    with pytest.raises(ValueError, match="float clip"):
+        mixing.erase_background((noise() * 255).byte())
+    with pytest.raises(ValueError, match="lambda_max"):
+        mixing.erase_background(noise(), 1.5)
+    with pytest.raises(ValueError, match=r"\[B,C,T,H,W\]"):
+        mixing.erase_background(noise()[0])
 
 
 def test_new_results_share_no_memory_while_they_live_and_reuse_it_afterwards():
-    clip, order, mask = torch.rand(3, 3, 4, 16, 16), torch.tensor([1, 2, 0]), torch.rand(3, 16, 16) > .5
+    clip, order, mask = torch.rand(3, 3, 4, 16, 16), torch.tensor([1, 2, 0]), torch.rand(3, 16, 16) > 0.5
     wanted = torch.where(mask[:, None, None], clip, clip[order])
     alive = [mixing.merge(clip, clip, mask, order=order) for _ in range(5)]
     assert len({m.data_ptr() for m in alive}) == 5 and all(torch.equal(m, wanted) for m in alive)
@@ -226,8 +267,11 @@ def test_new_results_share_no_memory_while_they_live_and_reuse_it_afterwards():
 
 def test_results_made_by_threads_are_apart():
     clip, order = torch.rand(4, 3, 4, 24, 24), torch.tensor([1, 2, 3, 0])
+
     def work(seed):
-        mask = torch.rand(4, 24, 24, generator=torch.Generator().manual_seed(seed)) > .5
+        mask = torch.rand(4, 24, 24, generator=torch.Generator().manual_seed(seed)) > 0.5
         wanted = torch.where(mask[:, None, None], clip, clip[order])
         return all(torch.equal(mixing.merge(clip, clip, mask, order=order), wanted) for _ in range(60))
-    with ThreadPoolExecutor(6) as pool: assert all(pool.map(work, range(6)))
+
+    with ThreadPoolExecutor(6) as pool:
+        assert all(pool.map(work, range(6)))

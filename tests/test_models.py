@@ -1,4 +1,5 @@
 """Backbones against published numbers, torchvision and a slow I3D written from TensorFlow's padding rule; weights in and out."""
+
 import math
 import os
 import warnings
@@ -18,19 +19,26 @@ from mvnb import models
 SMALL = dict(widths=(4, 8, 8, 16), stem=(4, 3, 4), blocks=(1, 1, 1, 1))
 
 
-def small(num_classes=None, **kw): return models.build("r2plus1d_18", num_classes, **{**SMALL, **kw})
-def clip(*shape): return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+def small(num_classes=None, **kw):
+    return models.build("r2plus1d_18", num_classes, **{**SMALL, **kw})
+
+
+def clip(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture(autouse=True)
-def _one_start(): torch.manual_seed(0)
+def _one_start():
+    torch.manual_seed(0)
 
 
 # --- the published networks
 
+
 @pytest.mark.parametrize("name, millions", [("r2plus1d_18", 31.51), ("r3d_18", 33.37), ("s3d", 8.32)])
 def test_parameters_with_400_classes(name, millions):
-    with torch.device("meta"): model = models.build(name, 400)
+    with torch.device("meta"):
+        model = models.build(name, 400)
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.005)
 
 
@@ -44,26 +52,41 @@ def test_i3d_numbers():
 def hooked_macs(model, x):
     "Multiply-adds of all convolutions: outputs × weights per output. Counted with hooks, independently of PyTorch's counter."
     total, handles = [0], []
-    def count(module, inputs, output): total[0] += output.numel() * module.weight[0].numel()
+
+    def count(module, inputs, output):
+        total[0] += output.numel() * module.weight[0].numel()
+
     for m in model.modules():
-        if isinstance(m, nn.Conv3d): handles.append(m.register_forward_hook(count))
+        if isinstance(m, nn.Conv3d):
+            handles.append(m.register_forward_hook(count))
     model.features(x)
     return total[0]
 
 
 @pytest.mark.parametrize("name", ["r2plus1d_18", "r2plus1d_10", "r3d_18", "s3d"])
 def test_describe_counts_multiply_adds(name):
-    with torch.device("meta"): expected = hooked_macs(models.build(name), torch.empty(1, 3, 16, 112, 112))
+    with torch.device("meta"):
+        expected = hooked_macs(models.build(name), torch.empty(1, 3, 16, 112, 112))
     assert models.describe(name, 16, 112)["gflops"] == pytest.approx(expected / 1e9, rel=1e-6)
 
 
-@pytest.mark.parametrize("name, map_", [("r2plus1d_18", (2, 7, 7)), ("r2plus1d_10", (2, 7, 7)), ("r3d_18", (2, 7, 7)), ("s3d", (2, 3, 3)), ("i3d", (2, 4, 4))])
+@pytest.mark.parametrize(
+    "name, map_",
+    [
+        ("r2plus1d_18", (2, 7, 7)),
+        ("r2plus1d_10", (2, 7, 7)),
+        ("r3d_18", (2, 7, 7)),
+        ("s3d", (2, 3, 3)),
+        ("i3d", (2, 4, 4)),
+    ],
+)
 def test_maps_at_112(name, map_):
     assert models.describe(name, 16, 112)["map"] == map_
 
 
 def test_ten_layers_are_one_block_per_stage():
-    with torch.device("meta"): ten, full = models.build("r2plus1d_10"), models.build("r2plus1d_18")
+    with torch.device("meta"):
+        ten, full = models.build("r2plus1d_10"), models.build("r2plus1d_18")
     ten, full = ten.state_dict(), full.state_dict()
     assert {k for k in full if ".1.conv" not in k and not k.startswith("fc")} >= set(ten)
     assert {k.split(".")[1] for k in ten if k.startswith("layer")} == {"0"}
@@ -76,11 +99,14 @@ def test_torchvision_state_dict_loads_by_name(name, frames, size):
         warnings.simplefilter("ignore")
         theirs = getattr(video, name)(weights=None, num_classes=11).eval()
     for m in theirs.modules():  # batch norm that does something
-        if isinstance(m, nn.BatchNorm3d): m.running_mean.normal_(0, 0.1); m.running_var.uniform_(0.5, 1.5)
+        if isinstance(m, nn.BatchNorm3d):
+            m.running_mean.normal_(0, 0.1)
+            m.running_var.uniform_(0.5, 1.5)
     ours = models.build(name, 11).eval()
     ours.load_state_dict(theirs.state_dict())
     x = clip(2, 3, frames, size, size) if size < 100 else clip(1, 3, frames, size, size)
-    with torch.no_grad(): torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-6)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-6)
 
 
 # --- I3D
@@ -92,10 +118,16 @@ conv3d_0c_1x1.conv3d.weight conv3d_0c_1x1.conv3d.bias""".split()
 
 
 def test_i3d_names_and_shapes():
-    with torch.device("meta"): state = models.build("i3d", 400).state_dict()
+    with torch.device("meta"):
+        state = models.build("i3d", 400).state_dict()
     assert set(I3D_NAMES) <= set(state)
-    assert {k.split(".")[0] for k in state} == {"conv3d_1a_7x7", "conv3d_2b_1x1", "conv3d_2c_3x3", "conv3d_0c_1x1",
-                                                *(f"mixed_{n}" for n in ("3b", "3c", "4b", "4c", "4d", "4e", "4f", "5b", "5c"))}
+    assert {k.split(".")[0] for k in state} == {
+        "conv3d_1a_7x7",
+        "conv3d_2b_1x1",
+        "conv3d_2c_3x3",
+        "conv3d_0c_1x1",
+        *(f"mixed_{n}" for n in ("3b", "3c", "4b", "4c", "4d", "4e", "4f", "5b", "5c")),
+    }
     assert state["conv3d_1a_7x7.conv3d.weight"].shape == (64, 3, 7, 7, 7)
     assert state["mixed_4f.branch_1.1.conv3d.weight"].shape == (320, 160, 3, 3, 3)
     assert state["mixed_5c.branch_3.1.conv3d.weight"].shape == (128, 832, 1, 1, 1)
@@ -119,11 +151,15 @@ def slow_same(x, kernel, stride, reduce):
     for a, ts in enumerate(grids[0]):
         for b, ys in enumerate(grids[1]):
             for c, xs in enumerate(grids[2]):
-                patch, inside = np.zeros((len(x), len(ts), len(ys), len(xs))), np.zeros((len(ts), len(ys), len(xs)), bool)
+                patch, inside = (
+                    np.zeros((len(x), len(ts), len(ys), len(xs))),
+                    np.zeros((len(ts), len(ys), len(xs)), bool),
+                )
                 for i, t in enumerate(ts):
                     for j, y in enumerate(ys):
                         for k, z in enumerate(xs):
-                            if None not in (t, y, z): patch[:, i, j, k], inside[i, j, k] = x[:, t, y, z], True
+                            if None not in (t, y, z):
+                                patch[:, i, j, k], inside[i, j, k] = x[:, t, y, z], True
                 out[a][b][c] = reduce(patch, inside)
     return np.moveaxis(np.array(out), -1, 0)
 
@@ -132,13 +168,19 @@ def slow_same(x, kernel, stride, reduce):
 @pytest.mark.parametrize("shape", [(4, 6, 5), (5, 7, 8)])
 def test_same_convolution_against_windows(kernel, stride, shape):
     unit = models.Unit3D(2, 3, kernel, stride, classifier=True)  # the bare convolution
-    nn.init.normal_(unit.conv3d.weight); nn.init.zeros_(unit.conv3d.bias)
+    nn.init.normal_(unit.conv3d.weight)
+    nn.init.zeros_(unit.conv3d.bias)
     x, w = clip(1, 2, *shape), unit.conv3d.weight.detach().double().numpy()
-    want = slow_same(x[0].double().numpy(), (kernel,) * 3, (stride,) * 3, lambda p, inside: (w * p).sum((1, 2, 3, 4)))
+    want = slow_same(
+        x[0].double().numpy(), (kernel,) * 3, (stride,) * 3, lambda p, inside: (w * p).sum((1, 2, 3, 4))
+    )
     np.testing.assert_allclose(unit(x)[0].detach().numpy(), want, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("kernel, stride", [((1, 3, 3), (1, 2, 2)), ((3, 3, 3), (2, 2, 2)), ((2, 2, 2), (2, 2, 2)), ((3, 3, 3), (1, 1, 1))])
+@pytest.mark.parametrize(
+    "kernel, stride",
+    [((1, 3, 3), (1, 2, 2)), ((3, 3, 3), (2, 2, 2)), ((2, 2, 2), (2, 2, 2)), ((3, 3, 3), (1, 1, 1))],
+)
 @pytest.mark.parametrize("shape", [(4, 6, 5), (5, 7, 8), (1, 1, 3)])
 def test_same_pool_against_windows(kernel, stride, shape):
     x = clip(1, 2, *shape)  # negative values too: padding must not win
@@ -150,18 +192,24 @@ def test_same_pool_against_windows(kernel, stride, shape):
 def test_same_padding_gives_ceil(size, kernel, stride):
     before, after = models.same_padding(size, kernel, stride)
     assert after - before in (0, 1)
-    if kernel >= stride: assert (size + before + after - kernel) // stride + 1 == math.ceil(size / stride)
+    if kernel >= stride:
+        assert (size + before + after - kernel) // stride + 1 == math.ceil(size / stride)
 
 
 def test_i3d_is_not_symmetric_padding():
     "A pixel's shift at the stem changes the features: symmetric padding would give other weights' features."
     net = models.build("i3d", width=0.1).eval()
     x, conv = clip(1, 3, 8, 32, 32), net.conv3d_1a_7x7.conv3d
-    with torch.no_grad(): ours, symmetric = net.conv3d_1a_7x7(x), F.relu(net.conv3d_1a_7x7.batch3d(F.conv3d(x, conv.weight, None, 2, 3)))
+    with torch.no_grad():
+        ours, symmetric = (
+            net.conv3d_1a_7x7(x),
+            F.relu(net.conv3d_1a_7x7.batch3d(F.conv3d(x, conv.weight, None, 2, 3))),
+        )
     assert ours.shape == symmetric.shape and not torch.allclose(ours, symmetric)
 
 
 # --- the contract
+
 
 @pytest.mark.parametrize("name", ["r2plus1d_tiny", "r3d_tiny", "i3d_tiny"])
 @pytest.mark.parametrize("frames, size", [(8, 48), (5, 33)])
@@ -194,30 +242,42 @@ def test_all_names_build(name):
 
 def test_bf16_autocast_and_gradient():
     model = small(3)
-    with torch.autocast("cpu", dtype=torch.bfloat16): loss = F.cross_entropy(model(clip(2, 3, 4, 32, 32)), torch.tensor([0, 2]))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = F.cross_entropy(model(clip(2, 3, 4, 32, 32)), torch.tensor([0, 2]))
     loss.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
-@pytest.mark.parametrize("args, sentence", [(("r2plus1d18",), "did you mean"), (("resnet",), "there are"), (("i3d", None, 0.0), "takes|positional")])
+@pytest.mark.parametrize(
+    "args, sentence",
+    [(("r2plus1d18",), "did you mean"), (("resnet",), "there are"), (("i3d", None, 0.0), "takes|positional")],
+)
 def test_unknown_names(args, sentence):
-    with pytest.raises((ValueError, TypeError), match=sentence): models.build(*args)
+    with pytest.raises((ValueError, TypeError), match=sentence):
+        models.build(*args)
 
 
 def test_unknown_settings_and_shapes():
-    with pytest.raises(ValueError, match="depth"): models.build("i3d", depth=3)
-    with pytest.raises(ValueError, match=r"\[B,3,T,H,W\]"): small()(torch.zeros(2, 4, 16, 16))
-    with pytest.raises(ValueError, match="mlp"): models.projection_head("cubic", 8)
+    with pytest.raises(ValueError, match="depth"):
+        models.build("i3d", depth=3)
+    with pytest.raises(ValueError, match=r"\[B,3,T,H,W\]"):
+        small()(torch.zeros(2, 4, 16, 16))
+    with pytest.raises(ValueError, match="mlp"):
+        models.projection_head("cubic", 8)
 
 
-@pytest.mark.parametrize("kind, shapes", [("linear", [(128, 16), (128,)]), ("mlp", [(16, 16), (16,), (128, 16), (128,)])])
+@pytest.mark.parametrize(
+    "kind, shapes", [("linear", [(128, 16), (128,)]), ("mlp", [(16, 16), (16,), (128, 16), (128,)])]
+)
 def test_heads(kind, shapes):
     assert [tuple(p.shape) for p in models.projection_head(kind, 16).parameters()] == shapes
 
 
 # --- weights
 
-def same(a, b): return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values()))
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values()))
 
 
 def test_round_trip_with_meta(tmp_path):
@@ -230,8 +290,17 @@ def test_round_trip_with_meta(tmp_path):
     assert os.listdir(path.parent) == ["w.safetensors"]
 
 
-@pytest.mark.parametrize("prefix", ["", "module.", "backbone.", "encoder_q.", "module.encoder_q.", "state.net.0."])
-@pytest.mark.parametrize("nest", [lambda s: s, lambda s: {"epoch": 3, "state_dict": s}, lambda s: {"a": {"model": s}, "optimizer": {"x": torch.ones(2)}}])
+@pytest.mark.parametrize(
+    "prefix", ["", "module.", "backbone.", "encoder_q.", "module.encoder_q.", "state.net.0."]
+)
+@pytest.mark.parametrize(
+    "nest",
+    [
+        lambda s: s,
+        lambda s: {"epoch": 3, "state_dict": s},
+        lambda s: {"a": {"model": s}, "optimizer": {"x": torch.ones(2)}},
+    ],
+)
 def test_prefixes_and_nesting(tmp_path, prefix, nest):
     a, b = small(), small()
     torch.save(nest({prefix + k: v for k, v in a.state_dict().items()}), tmp_path / "w.pt")
@@ -241,8 +310,14 @@ def test_prefixes_and_nesting(tmp_path, prefix, nest):
 
 def test_of_query_and_key_encoder_the_query_is_taken(tmp_path):
     q, k, b = small(), small(), small()
-    state = {f"encoder_k.{n}": v for n, v in k.state_dict().items()} | {f"encoder_q.{n}": v for n, v in q.state_dict().items()}
-    state |= {"queue": torch.randn(128, 64), "encoder_q.fc.0.weight": torch.randn(16, 16), "encoder_q.fc.2.weight": torch.randn(128, 16)}
+    state = {f"encoder_k.{n}": v for n, v in k.state_dict().items()} | {
+        f"encoder_q.{n}": v for n, v in q.state_dict().items()
+    }
+    state |= {
+        "queue": torch.randn(128, 64),
+        "encoder_q.fc.0.weight": torch.randn(16, 16),
+        "encoder_q.fc.2.weight": torch.randn(128, 16),
+    }
     torch.save({"state_dict": state}, tmp_path / "moco.pth.tar")
     report = models.load_weights(b, tmp_path / "moco.pth.tar")
     assert same(q, b) and sorted(report.dropped) == ["fc.0.weight", "fc.2.weight"]
@@ -250,9 +325,11 @@ def test_of_query_and_key_encoder_the_query_is_taken(tmp_path):
 
 def test_our_own_method_gives_its_backbone(tmp_path):
     from mvnb.methods.moco import MoCo
+
     task, b = MoCo("r2plus1d_18", queue=8, seed=3, **SMALL), small()
     with torch.no_grad():
-        for p in task.key_backbone.parameters(): p.zero_()
+        for p in task.key_backbone.parameters():
+            p.zero_()
     models.load_weights(b, models.save_weights(task, tmp_path / "task.safetensors"))
     assert same(task.backbone, b)
 
@@ -279,9 +356,12 @@ def test_strictness(tmp_path):
     state |= {other: torch.zeros(1, 2, 3, 4, 5), "more.weight": torch.ones(1)}
     save_file({k: v.contiguous() for k, v in state.items()}, tmp_path / "w.safetensors")
     before = b.state_dict()[lost].clone()
-    with pytest.raises(models.WeightsError, match="w.safetensors.*missing.*unexpected.*shape"): models.load_weights(b, tmp_path / "w.safetensors")
+    with pytest.raises(models.WeightsError, match="w.safetensors.*missing.*unexpected.*shape"):
+        models.load_weights(b, tmp_path / "w.safetensors")
     report = models.load_weights(b, tmp_path / "w.safetensors", strict=False)
-    assert report.missing == [lost] and report.unexpected == ["more.weight"] and report.mismatched[0][0] == other
+    assert (
+        report.missing == [lost] and report.unexpected == ["more.weight"] and report.mismatched[0][0] == other
+    )
     assert torch.equal(b.state_dict()[lost], before) and torch.equal(a.stem[0].weight, b.stem[0].weight)
 
 
@@ -290,57 +370,88 @@ def test_another_network_is_refused_and_nothing_changed(tmp_path):
     before = {k: v.clone() for k, v in b.state_dict().items()}
     path = models.save_weights(models.build("i3d", width=0.05), tmp_path / "i3d.safetensors")
     for strict in (True, False):
-        with pytest.raises(models.WeightsError, match="none of its .* tensors fits"): models.load_weights(b, path, strict)
+        with pytest.raises(models.WeightsError, match="none of its .* tensors fits"):
+            models.load_weights(b, path, strict)
     assert all(torch.equal(v, before[k]) for k, v in b.state_dict().items())
 
 
 class Stranger:
-    def __init__(self, path): self.path = path
-    def __reduce__(self): return open, (str(self.path), "w")
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
 
 
 def test_a_pickle_that_would_run_code_is_refused(tmp_path):
     torch.save({"model": Stranger(tmp_path / "ran")}, tmp_path / "w.pt")
-    with pytest.raises(models.WeightsError, match="w.pt: not plain weights"): models.read_weights(tmp_path / "w.pt")
+    with pytest.raises(models.WeightsError, match="w.pt: not plain weights"):
+        models.read_weights(tmp_path / "w.pt")
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("name, content", [("w.safetensors", b""), ("w.safetensors", b"not weights at all"), ("w.pt", b""), ("w.pt", b"hello"),
-                                           ("w.safetensors", None), ("w.pt", None), ("w.npz", b"x"), ("empty.pt", "empty")])
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("w.safetensors", b""),
+        ("w.safetensors", b"not weights at all"),
+        ("w.pt", b""),
+        ("w.pt", b"hello"),
+        ("w.safetensors", None),
+        ("w.pt", None),
+        ("w.npz", b"x"),
+        ("empty.pt", "empty"),
+    ],
+)
 def test_bad_files_are_named(tmp_path, name, content):
     path = tmp_path / name
     if content is None:  # cut short
         good = tmp_path / ("full" + path.suffix)
-        models.save_weights(small(), good) if path.suffix == ".safetensors" else torch.save(small().state_dict(), good)
+        models.save_weights(small(), good) if path.suffix == ".safetensors" else torch.save(
+            small().state_dict(), good
+        )
         content = good.read_bytes()[:-1000]
-    if content == "empty": torch.save({"epoch": 3}, path)
-    else: path.write_bytes(content)
-    with pytest.raises(models.WeightsError, match=name): models.load_weights(small(), path)
+    if content == "empty":
+        torch.save({"epoch": 3}, path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(models.WeightsError, match=name):
+        models.load_weights(small(), path)
 
 
 def test_missing_file_and_wrong_suffix(tmp_path):
-    with pytest.raises(models.WeightsError, match="no such file"): models.load_weights(small(), tmp_path / "none.pt")
-    with pytest.raises(models.WeightsError, match="safetensors"): models.save_weights(small(), tmp_path / "w.pt")
+    with pytest.raises(models.WeightsError, match="no such file"):
+        models.load_weights(small(), tmp_path / "none.pt")
+    with pytest.raises(models.WeightsError, match="safetensors"):
+        models.save_weights(small(), tmp_path / "w.pt")
 
 
 def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     a = small()
     path = models.save_weights(a, tmp_path / "w.safetensors")
     old = path.read_bytes()
-    def half(target, content): open(target, "wb").write(content[:99]); raise OSError("disk full")
+
+    def half(target, content):
+        open(target, "wb").write(content[:99])
+        raise OSError("disk full")
+
     monkeypatch.setattr(Path, "write_bytes", half)
-    with pytest.raises(OSError, match="disk full"): models.save_weights(small(), path)
+    with pytest.raises(OSError, match="disk full"):
+        models.save_weights(small(), path)
     assert path.read_bytes() == old and os.listdir(tmp_path) == ["w.safetensors"]
 
 
 def test_saved_weights_can_be_read_by_whom_the_umask_allows(tmp_path):
     before = os.umask(0o022)
-    try: path = models.save_weights(small(), tmp_path / "w.safetensors")
-    finally: os.umask(before)
+    try:
+        path = models.save_weights(small(), tmp_path / "w.safetensors")
+    finally:
+        os.umask(before)
     assert path.stat().st_mode & 0o777 == 0o644
 
 
 def test_stages_need_a_width_and_a_number_of_blocks_each():
-    with pytest.raises(ValueError, match="different numbers of stages"): models.build("r2plus1d_tiny", widths=(8, 8, 16, 16))
+    with pytest.raises(ValueError, match="different numbers of stages"):
+        models.build("r2plus1d_tiny", widths=(8, 8, 16, 16))
     model = models.build("r3d_tiny", widths=(8, 8), blocks=(1, 2))
     assert model.features(torch.rand(1, 3, 4, 32, 32)).shape[1] == model.dim == 8

@@ -1,4 +1,5 @@
 "Frame-difference motion against loops, and what it must hold for every clip."
+
 import numpy as np
 import pytest
 import torch
@@ -7,11 +8,14 @@ from hypothesis import strategies as st
 
 from mvnb import motion
 
-sizes = st.tuples(*[st.integers(1, n) for n in (3, 3)], st.integers(2, 6), st.integers(1, 9), st.integers(1, 9))
+sizes = st.tuples(
+    *[st.integers(1, n) for n in (3, 3)], st.integers(2, 6), st.integers(1, 9), st.integers(1, 9)
+)
 quick = settings(max_examples=30, deadline=None)
 
 
-def clip_of(size, seed=0): return torch.rand(size, generator=torch.Generator().manual_seed(seed))
+def clip_of(size, seed=0):
+    return torch.rand(size, generator=torch.Generator().manual_seed(seed))
 
 
 def slow_difference(clip):
@@ -40,7 +44,10 @@ def test_groups_change_nothing(monkeypatch):
     clip = clip_of((5, 3, 6, 20, 24))
     whole = motion.summarize(clip)
     monkeypatch.setattr(motion, "CACHED", 2 * 3 * 20 * 24)
-    for ours in (motion.summarize(clip), [torch.cat(part) for part in zip(*(motion.summarize(c[None]) for c in clip))]):
+    for ours in (
+        motion.summarize(clip),
+        [torch.cat(part) for part in zip(*(motion.summarize(c[None]) for c in clip))],
+    ):
         assert all(torch.equal(a, b) for a, b in zip(whole, ours))
 
 
@@ -62,27 +69,35 @@ def test_input_is_left_alone():
 @pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16, torch.float16])
 def test_other_floats_are_computed_in_float32(kind):
     clip = clip_of((2, 3, 5, 12, 12)).to(kind)
-    for ours, theirs in zip(motion.summarize(clip), motion.summarize(clip.float())): assert torch.equal(ours, theirs)
+    for ours, theirs in zip(motion.summarize(clip), motion.summarize(clip.float())):
+        assert torch.equal(ours, theirs)
     assert motion.frame_difference(clip).dtype == torch.float32
     assert torch.equal(motion.frame_difference(clip), motion.frame_difference(clip.float()))
 
 
 def test_bytes_are_divided_by_255():
     clip = (clip_of((2, 3, 5, 12, 12)) * 255).byte()
-    for ours, theirs in zip(motion.summarize(clip), motion.summarize(clip.float() / 255)): assert torch.equal(ours, theirs)
+    for ours, theirs in zip(motion.summarize(clip), motion.summarize(clip.float() / 255)):
+        assert torch.equal(ours, theirs)
     np.testing.assert_allclose(motion.frame_difference(clip) * 255, slow_difference(clip.int()), atol=1e-3)
 
 
 @pytest.mark.parametrize("function", [motion.frame_difference, motion.summarize])
 def test_refuses(function):
-    with pytest.raises(ValueError, match="at least 2 frames"): function(torch.rand(1, 3, 1, 8, 8))
-    with pytest.raises(ValueError, match=r"\[B,C,T,H,W\]"): function(torch.rand(3, 4, 8, 8))
+    with pytest.raises(ValueError, match="at least 2 frames"):
+        function(torch.rand(1, 3, 1, 8, 8))
+    with pytest.raises(ValueError, match=r"\[B,C,T,H,W\]"):
+        function(torch.rand(3, 4, 8, 8))
     for kind in (torch.int8, torch.int16, torch.int64, torch.bool):
-        with pytest.raises(ValueError, match=rf"floats in \[0, 1\] or uint8, got {kind}"): function(torch.ones(1, 3, 3, 8, 8, dtype=kind))
+        with pytest.raises(ValueError, match=rf"floats in \[0, 1\] or uint8, got {kind}"):
+            function(torch.ones(1, 3, 3, 8, 8, dtype=kind))
 
 
 def test_on_a_real_clip(shared_data):
     from mvnb import video
-    clip = video.read_clip(next((shared_data / "mini" / "HorseRace").glob("*.avi")), range(0, 16, 2), size=(24, 32)).rgb[None]
+
+    clip = video.read_clip(
+        next((shared_data / "mini" / "HorseRace").glob("*.avi")), range(0, 16, 2), size=(24, 32)
+    ).rgb[None]
     np.testing.assert_allclose(motion.frame_difference(clip), slow_difference(clip.float() / 255), atol=1e-5)
     assert motion.frame_difference(clip).max() > 0.05

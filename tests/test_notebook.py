@@ -1,4 +1,5 @@
 "A table's notebook through papermill, and the `mvnb` command around it."
+
 import copy
 import json
 import os
@@ -19,27 +20,59 @@ NOTEBOOK = ROOT / "nbs" / "tables" / "fame_table3_foreground_ratio.ipynb"
 def place(tmp_path_factory, puppets_root):
     "A store and an outputs folder for this module; every subprocess and this process use them."
     folder = tmp_path_factory.mktemp("house")
-    new = dict(MVNB_PATHS_RUNS=folder / "runs", MVNB_PATHS_OUTPUTS=folder / "outputs", MVNB_DATA_PUPPETS=puppets_root)
+    new = dict(
+        MVNB_PATHS_RUNS=folder / "runs", MVNB_PATHS_OUTPUTS=folder / "outputs", MVNB_DATA_PUPPETS=puppets_root
+    )
     before = {k: os.environ.get(k) for k in new}
     os.environ.update({k: str(v) for k, v in new.items()})
-    for name in ("puppets-u", "puppets-h"): recipes.Data(name, scale=recipes.SMOKE.scale).load()
+    for name in ("puppets-u", "puppets-h"):
+        recipes.Data(name, scale=recipes.SMOKE.scale).load()
     yield folder
-    for k, v in before.items(): os.environ.pop(k) if v is None else os.environ.update({k: v})
+    for k, v in before.items():
+        os.environ.pop(k) if v is None else os.environ.update({k: v})
 
 
 def papermill(notebook, out, *words, cwd):
     "Plain papermill in another process; the kernel is this interpreter's."
-    command = [sys.executable, "-m", "papermill", str(notebook), str(out), "-k", "python3", "--no-progress-bar", *words]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"} # smoke tensors are too small for a second thread, which only waits
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        str(notebook),
+        str(out),
+        "-k",
+        "python3",
+        "--no-progress-bar",
+        *words,
+    ]
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1"
+    }  # smoke tensors are too small for a second thread, which only waits
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=280)
 
 
 def small_book(path, parameters, code):
-    cells = [nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}), nbformat.v4.new_code_cell(code)]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}}), path)
+    cells = [
+        nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell(code),
+    ]
+    nbformat.write(
+        nbformat.v4.new_notebook(
+            cells=cells,
+            metadata={"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}},
+        ),
+        path,
+    )
 
-def outputs_of(path): return [o for c in json.loads(Path(path).read_text())["cells"] for o in c.get("outputs", [])]
-def text_of(path): return "\n".join("".join(o.get("text", o.get("data", {}).get("text/plain", ""))) for o in outputs_of(path))
+
+def outputs_of(path):
+    return [o for c in json.loads(Path(path).read_text())["cells"] for o in c.get("outputs", [])]
+
+
+def text_of(path):
+    return "\n".join(
+        "".join(o.get("text", o.get("data", {}).get("text/plain", ""))) for o in outputs_of(path)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -55,62 +88,103 @@ def executed(place):
 def test_papermill_from_any_folder_leaves_every_result(executed, place):
     plan = tables.table("fame", 3).plan("smoke")
     assert not plan.todo and len(plan.runs) == 12
-    assert len(list((place / "runs").glob("[0-9a-f]*"))) == 12  # as many trainings as runs: pretrainings were shared
+    assert (
+        len(list((place / "runs").glob("[0-9a-f]*"))) == 12
+    )  # as many trainings as runs: pretrainings were shared
     text = text_of(executed)
     assert "12/12" in text and "ours, smoke profile" in text and "75.8" in text and "not judged" in text
     for (row, column, seed), recipe in plan.cells.items():  # the page shows the stored numbers
-        for m in runs.load(recipe.hash).metrics.values(): assert f"{m['top1']:.1f}" in text
+        for m in runs.load(recipe.hash).metrics.values():
+            assert f"{m['top1']:.1f}" in text
     assert (place / "outputs" / "smoke" / "fame_table3_foreground_ratio.png").is_file()
 
 
 def test_the_executed_page_is_small_and_clean(executed):
     outputs = outputs_of(executed)
     assert executed.stat().st_size < 1.5e6 and sum("image/png" in o.get("data", {}) for o in outputs) == 1
-    assert not any("widget" in kind for o in outputs for kind in o.get("data", {})) and "widgets" not in json.loads(executed.read_text())["metadata"]
-    assert not any(o["output_type"] == "stream" and o["name"] == "stderr" for o in outputs), [o for o in outputs if o.get("name") == "stderr"]
+    assert (
+        not any("widget" in kind for o in outputs for kind in o.get("data", {}))
+        and "widgets" not in json.loads(executed.read_text())["metadata"]
+    )
+    assert not any(o["output_type"] == "stream" and o["name"] == "stderr" for o in outputs), [
+        o for o in outputs if o.get("name") == "stderr"
+    ]
     assert "it/s" not in text_of(executed) and "%|" not in text_of(executed)  # no bars
 
 
 def test_the_tag_is_there_and_cleaning_keeps_it(tmp_path):
-    tagged = lambda path: [c["source"] for c in json.loads(path.read_text())["cells"] if "parameters" in c["metadata"].get("tags", [])]
+    tagged = lambda path: [
+        c["source"]
+        for c in json.loads(path.read_text())["cells"]
+        if "parameters" in c["metadata"].get("tags", [])
+    ]
     assert len(tagged(NOTEBOOK)) == 1
     twin = tmp_path / "nbs" / "tables" / NOTEBOOK.name
     twin.parent.mkdir(parents=True)
     twin.write_bytes(NOTEBOOK.read_bytes())
     (tmp_path / "pyproject.toml").write_bytes((ROOT / "pyproject.toml").read_bytes())
-    done = subprocess.run([str(Path(sys.executable).parent / "nbdev-clean"), "--fname", str(twin)], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "nbdev-clean"), "--fname", str(twin)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0 and tagged(twin) == tagged(NOTEBOOK), done.stderr
     defaults = {}
     exec("".join(tagged(NOTEBOOK)[0]), defaults)
-    assert {k for k in defaults if not k.startswith("__")} == set(tables.PARAMETERS) and defaults["profile"] == "demo"
+    assert {k for k in defaults if not k.startswith("__")} == set(tables.PARAMETERS) and defaults[
+        "profile"
+    ] == "demo"
 
 
 def test_papermill_with_an_unknown_parameter_fails(place, tmp_path):
-    done = papermill(NOTEBOOK, tmp_path / "out.ipynb", "-p", "profile", "smoke", "-p", "sead", "2", cwd=tmp_path)
+    done = papermill(
+        NOTEBOOK, tmp_path / "out.ipynb", "-p", "profile", "smoke", "-p", "sead", "2", cwd=tmp_path
+    )
     assert done.returncode != 0 and "unknown parameter 'sead'; did you mean 'seeds'" in done.stderr
 
 
 def test_papermill_without_the_tag_fails(place, tmp_path):
     book = copy.deepcopy(nbformat.read(NOTEBOOK, 4))
-    for cell in book.cells: cell.metadata.pop("tags", None)
+    for cell in book.cells:
+        cell.metadata.pop("tags", None)
     nbformat.write(book, tmp_path / "untagged.ipynb")
-    done = papermill(tmp_path / "untagged.ipynb", tmp_path / "out.ipynb", "-p", "profile", "smoke", cwd=tmp_path)
+    done = papermill(
+        tmp_path / "untagged.ipynb", tmp_path / "out.ipynb", "-p", "profile", "smoke", cwd=tmp_path
+    )
     assert done.returncode != 0 and "lost its tag 'parameters'" in done.stderr
 
 
 # ---------------------------------------------------------------- the mvnb command
 
+
 def test_the_command_finds_everything_in_the_store_and_shows_the_table(executed, place, capsys):
     times = {p: p.stat().st_mtime_ns for p in (place / "runs").glob("*/result.json")}
     assert cli.main(["table", "fame", "3", "--profile", "smoke"]) == 0
     said, page = capsys.readouterr(), place / "outputs" / "smoke" / NOTEBOOK.name
-    assert "75.8" in said.out and "ours, smoke profile" in said.out and str(page) in said.out and "12 of 12 runs were in the store" in said.err
+    assert (
+        "75.8" in said.out
+        and "ours, smoke profile" in said.out
+        and str(page) in said.out
+        and "12 of 12 runs were in the store" in said.err
+    )
     assert {p: p.stat().st_mtime_ns for p in times} == times
     book = nbformat.read(page, 4)
     nbformat.validate(book)
-    assert [c.metadata.get("tags") for c in book.cells if c.metadata] == [["parameters"], ["injected-parameters"]]
-    assert set(book.metadata) <= {"kernelspec", "language_info"} and str(place) not in page.read_text() and str(ROOT) not in page.read_text()
-    assert {p.name for p in page.parent.iterdir()} == {page.name, page.with_suffix(".png").name, page.with_suffix(".claims.csv").name}  # nothing half-written
+    assert [c.metadata.get("tags") for c in book.cells if c.metadata] == [
+        ["parameters"],
+        ["injected-parameters"],
+    ]
+    assert (
+        set(book.metadata) <= {"kernelspec", "language_info"}
+        and str(place) not in page.read_text()
+        and str(ROOT) not in page.read_text()
+    )
+    assert {p.name for p in page.parent.iterdir()} == {
+        page.name,
+        page.with_suffix(".png").name,
+        page.with_suffix(".claims.csv").name,
+    }  # nothing half-written
 
 
 def test_the_end_of_papermill_is_no_proof(executed, place, monkeypatch, capsys):
@@ -122,13 +196,15 @@ def test_the_end_of_papermill_is_no_proof(executed, place, monkeypatch, capsys):
 
 def test_a_notebook_that_fails_is_told_in_one_sentence_and_kept(place, tmp_path, capsys):
     small_book(tmp_path / "bad.ipynb", "x = 1", "raise ValueError('the lamp is out')")
-    with pytest.raises(cli.Refused, match="ValueError: the lamp is out"): cli._execute(tmp_path / "bad.ipynb", tmp_path / "out" / "bad.ipynb", {"x": 2})
+    with pytest.raises(cli.Refused, match="ValueError: the lamp is out"):
+        cli._execute(tmp_path / "bad.ipynb", tmp_path / "out" / "bad.ipynb", {"x": 2})
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["bad.failed.ipynb"]
 
 
 def test_a_kernel_that_dies_is_told_in_one_sentence(tmp_path):
     small_book(tmp_path / "dies.ipynb", "x = 1", "import os\nos.kill(os.getpid(), 9)")
-    with pytest.raises(cli.Refused, match="ended from outside"): cli._execute(tmp_path / "dies.ipynb", tmp_path / "out" / "dies.ipynb", {"x": 2})
+    with pytest.raises(cli.Refused, match="ended from outside"):
+        cli._execute(tmp_path / "dies.ipynb", tmp_path / "out" / "dies.ipynb", {"x": 2})
     assert not list((tmp_path / "out").iterdir())
 
 
@@ -136,32 +212,53 @@ def test_the_kernel_is_this_interpreter(tmp_path, monkeypatch):
     "Also when the user has another kernel called python3."
     other = tmp_path / "jupyter" / "kernels" / "python3"
     other.mkdir(parents=True)
-    (other / "kernel.json").write_text(json.dumps({"argv": ["/bin/false", "{connection_file}"], "display_name": "other", "language": "python"}))
+    (other / "kernel.json").write_text(
+        json.dumps(
+            {"argv": ["/bin/false", "{connection_file}"], "display_name": "other", "language": "python"}
+        )
+    )
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
-    small_book(tmp_path / "which.ipynb", "python = ''", "import sys\nassert sys.executable == python, sys.executable")
+    small_book(
+        tmp_path / "which.ipynb", "python = ''", "import sys\nassert sys.executable == python, sys.executable"
+    )
     cli._execute(tmp_path / "which.ipynb", tmp_path / "out.ipynb", {"python": sys.executable})
 
 
-@pytest.mark.parametrize("words,code,message", [
-    (["table", "fame", "3", "-p", "sead=2"], 1, "did you mean 'seeds'"), (["table", "fame", "3", "-p", "seeds"], 1, "write -p name=value"),
-    (["table", "fame", "3", "--profile", "smok"], 1, "did you mean 'smoke'"), (["table", "fane", "3"], 1, "did you mean 'fame'"),
-    (["plan", "fame", "3", "--data", "ucf11"], 1, "did you mean 'ucf101'"), (["table", "fame", "3", "--seeds", "0"], 1, "seeds is '0'"),
-    (["data", "check", "ucf1001"], 1, "did you mean 'ucf101'"), (["probe", "nowhere.mp4"], 1, "nowhere.mp4"), (["data", "make", "puppets-x"], 1, "puppets-x")])
+@pytest.mark.parametrize(
+    "words,code,message",
+    [
+        (["table", "fame", "3", "-p", "sead=2"], 1, "did you mean 'seeds'"),
+        (["table", "fame", "3", "-p", "seeds"], 1, "write -p name=value"),
+        (["table", "fame", "3", "--profile", "smok"], 1, "did you mean 'smoke'"),
+        (["table", "fane", "3"], 1, "did you mean 'fame'"),
+        (["plan", "fame", "3", "--data", "ucf11"], 1, "did you mean 'ucf101'"),
+        (["table", "fame", "3", "--seeds", "0"], 1, "seeds is '0'"),
+        (["data", "check", "ucf1001"], 1, "did you mean 'ucf101'"),
+        (["probe", "nowhere.mp4"], 1, "nowhere.mp4"),
+        (["data", "make", "puppets-x"], 1, "puppets-x"),
+    ],
+)
 def test_errors_are_sentences(place, words, code, message, capsys):
     assert cli.main(words) == code
     said = capsys.readouterr()
     assert message in said.err and "Traceback" not in said.err and len(said.err.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize("words,code", [(["--help"], 0), (["--version"], 0), ([], 2), (["tabel"], 2), (["table", "fame"], 2)])
+@pytest.mark.parametrize(
+    "words,code", [(["--help"], 0), (["--version"], 0), ([], 2), (["tabel"], 2), (["table", "fame"], 2)]
+)
 def test_usage(words, code, capsys):
-    with pytest.raises(SystemExit) as exit: cli.main(words)
+    with pytest.raises(SystemExit) as exit:
+        cli.main(words)
     said = capsys.readouterr()
     assert exit.value.code == code and ("usage" in said.err if code else "mvnb" in said.out)
 
 
 def test_plan_runs_and_data(executed, place, capsys):
-    assert cli.main(["plan", "fame", "3", "--profile", "smoke"]) == 0 and "12 runs, 12 stored" in capsys.readouterr().out
+    assert (
+        cli.main(["plan", "fame", "3", "--profile", "smoke"]) == 0
+        and "12 runs, 12 stored" in capsys.readouterr().out
+    )
     assert cli.main(["runs", "list"]) == 0 and "12 runs in" in capsys.readouterr().out
     assert cli.main(["data", "make", "puppets-u", "--profile", "smoke"]) == 0
     folder = Path(capsys.readouterr().out.strip().splitlines()[-1])

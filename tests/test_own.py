@@ -1,4 +1,5 @@
 "Own videos: any folder, bad files, kills, odd names, wrong weights, the two commands."
+
 import json
 import os
 import shutil
@@ -34,7 +35,7 @@ def outputs(tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def puppets(puppets_root):
     "Sixteen small videos of eight classes."
-    index = datasets.load("puppets-u", "test-unbiased", root=puppets_root, scale=.12)
+    index = datasets.load("puppets-u", "test-unbiased", root=puppets_root, scale=0.12)
     return [index.path(i) for i in range(len(index))]
 
 
@@ -54,33 +55,72 @@ def trained(tmp_path_factory, puppets):
     "An encoder trained for two steps on six puppets."
     top = tmp_path_factory.mktemp("trained")
     (top / "videos").mkdir()
-    for source in puppets[:6]: shutil.copy(source, top / "videos")
+    for source in puppets[:6]:
+        shutil.copy(source, top / "videos")
     return own.pretrain("moco", top / "videos", "smoke", out=top / "out", steps=2, backbone="r3d", **FAST)
 
 
-def train(folder, method="fame", **more): return own.pretrain(method, folder, "smoke", **{**FAST, "steps": 2, "backbone": "r3d", **more})
-def garbage(path, text=b"not a video at all"): path.write_bytes(text); return path
-def everything(top): return {str(p.relative_to(top)): p.read_bytes() for p in Path(top).rglob("*") if p.is_file()}
+def train(folder, method="fame", **more):
+    return own.pretrain(method, folder, "smoke", **{**FAST, "steps": 2, "backbone": "r3d", **more})
+
+
+def garbage(path, text=b"not a video at all"):
+    path.write_bytes(text)
+    return path
+
+
+def everything(top):
+    return {str(p.relative_to(top)): p.read_bytes() for p in Path(top).rglob("*") if p.is_file()}
 
 
 # ---------------------------------------------------------------- folders
 
+
 def test_videos_of_any_folder(tmp_path):
     "Nested and flat, any capitals, no hidden files, links once, folders that look like videos."
-    names = ["b/deep/er/and/deep/er/still/x.mp4", "a/one.AVI", "top.MOV", "b/two.webm", "film.mp4/inside.mkv", ".hidden/y.mp4", "a/.z.mp4", "a/notes.txt", "card/0001.MTS"]
-    for name in names: (tmp_path / name).parent.mkdir(parents=True, exist_ok=True); (tmp_path / name).write_bytes(b"x")
+    names = [
+        "b/deep/er/and/deep/er/still/x.mp4",
+        "a/one.AVI",
+        "top.MOV",
+        "b/two.webm",
+        "film.mp4/inside.mkv",
+        ".hidden/y.mp4",
+        "a/.z.mp4",
+        "a/notes.txt",
+        "card/0001.MTS",
+    ]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
     (tmp_path / "a" / "round").symlink_to(tmp_path)  # a folder inside itself
     (tmp_path / "a" / "gone.mp4").symlink_to(tmp_path / "nowhere.mp4")
     index = own.videos(tmp_path)
-    assert list(index.paths) == ["a/gone.mp4", "a/one.AVI", "b/deep/er/and/deep/er/still/x.mp4", "b/two.webm", "card/0001.MTS", "film.mp4/inside.mkv", "top.MOV"]
+    assert list(index.paths) == [
+        "a/gone.mp4",
+        "a/one.AVI",
+        "b/deep/er/and/deep/er/still/x.mp4",
+        "b/two.webm",
+        "card/0001.MTS",
+        "film.mp4/inside.mkv",
+        "top.MOV",
+    ]
     assert index.classes == ("a", "b", "card", "film.mp4") and index.labels.tolist() == [0, 0, 1, 1, 2, 3, -1]
 
 
-@pytest.mark.parametrize("names,classes,labels", [
-    (["1.mp4", "2.mp4"], (), [-1, -1]), (["a/1.mp4", "a/2.mp4"], (), [-1, -1]), (["a/1.mp4", "b/2.mp4"], ("a", "b"), [0, 1]),
-    (["test/b/1.mp4", "train/a/2.mp4"], ("a", "b"), [1, 0]), (["test/1.mp4", "train/2.mp4"], (), [-1, -1])])
+@pytest.mark.parametrize(
+    "names,classes,labels",
+    [
+        (["1.mp4", "2.mp4"], (), [-1, -1]),
+        (["a/1.mp4", "a/2.mp4"], (), [-1, -1]),
+        (["a/1.mp4", "b/2.mp4"], ("a", "b"), [0, 1]),
+        (["test/b/1.mp4", "train/a/2.mp4"], ("a", "b"), [1, 0]),
+        (["test/1.mp4", "train/2.mp4"], (), [-1, -1]),
+    ],
+)
 def test_labels_are_optional(tmp_path, names, classes, labels):
-    for name in names: (tmp_path / name).parent.mkdir(parents=True, exist_ok=True); (tmp_path / name).touch()
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
     index = own.videos(tmp_path)
     assert index.classes == classes and index.labels.tolist() == labels and index.paths[:] == names
 
@@ -89,18 +129,25 @@ def test_the_hash_is_of_names_and_sizes(tmp_path, folder):
     first = own.videos(folder)
     moved = folder.rename(tmp_path / "moved")
     assert own.videos(moved).hash == first.hash
-    with open(next(moved.rglob("7.mp4")), "ab") as file: file.write(b"x")
+    with open(next(moved.rglob("7.mp4")), "ab") as file:
+        file.write(b"x")
     changed = own.videos(moved).hash
     next(moved.rglob("7.mp4")).rename(moved / "other.mp4")
     assert len({first.hash, changed, own.videos(moved).hash}) == 3
 
 
 def test_no_folder_no_videos(tmp_path, puppets):
-    for path, said in ((puppets[0], "is one file"), (tmp_path / "nowhere", "no such folder"), (tmp_path, "no video in it")):
-        with pytest.raises(ValueError, match=said): own.videos(path)
+    for path, said in (
+        (puppets[0], "is one file"),
+        (tmp_path / "nowhere", "no such folder"),
+        (tmp_path, "no video in it"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            own.videos(path)
 
 
 # ---------------------------------------------------------------- plans
+
 
 @pytest.mark.parametrize("method", methods.names())
 def test_parameters_are_those_of_the_constructor(method):
@@ -111,25 +158,61 @@ def test_parameters_are_those_of_the_constructor(method):
 
 def test_a_method_that_takes_only_its_own(monkeypatch):
     class Own(torch.nn.Module):
-        def __init__(self, backbone, *, alpha=1): super().__init__()
+        def __init__(self, backbone, *, alpha=1):
+            super().__init__()
+
     methods.names()
     monkeypatch.setitem(methods.METHODS, "own", Own)
     assert own.parameters("own") == {"alpha": 1}
-    assert dict(own._recipe(own.Wish("own", "demo"), 20).params) == {"alpha": 1}  # the profile's queue is not for it
+    assert dict(own._recipe(own.Wish("own", "demo"), 20).params) == {
+        "alpha": 1
+    }  # the profile's queue is not for it
 
 
-@pytest.mark.parametrize("n,batch,queue,steps", [(2, 2, 2, 3), (5, 5, 5, 3), (8, 8, 8, 3), (9, 8, 9, 3), (64, 8, 64, 3), (5000, 8, 64, 3)])
+@pytest.mark.parametrize(
+    "n,batch,queue,steps",
+    [(2, 2, 2, 3), (5, 5, 5, 3), (8, 8, 8, 3), (9, 8, 9, 3), (64, 8, 64, 3), (5000, 8, 64, 3)],
+)
 def test_small_folders_change_batch_and_queue(n, batch, queue, steps):
     recipe = own._recipe(own.Wish("fame", "smoke"), n)
     s = recipe.schedule
-    assert (s.batch_size, recipe.params["queue"]) == (batch, queue) and min(s.epochs * (n // batch), s.max_steps) == steps
+    assert (s.batch_size, recipe.params["queue"]) == (batch, queue) and min(
+        s.epochs * (n // batch), s.max_steps
+    ) == steps
 
 
 def test_what_was_asked_for_stays():
-    wish = own.Wish("fame", "paper", batch_size=4, epochs=7, lr=.5, size=64, frames=9, stride=1, precision="bf16", seed=3, backbone="i3d", params=recipes.Options(queue=9, beta=.25))
+    wish = own.Wish(
+        "fame",
+        "paper",
+        batch_size=4,
+        epochs=7,
+        lr=0.5,
+        size=64,
+        frames=9,
+        stride=1,
+        precision="bf16",
+        seed=3,
+        backbone="i3d",
+        params=recipes.Options(queue=9, beta=0.25),
+    )
     r = own._recipe(wish, 10)
-    assert (r.schedule.batch_size, r.schedule.epochs, r.schedule.max_steps, r.schedule.lr, r.schedule.precision, r.seed) == (4, 7, None, .5, "bf16", 3)
-    assert (r.clips.size, r.clips.length, r.clips.stride, r.backbone, r.params["queue"], r.params["beta"]) == (64, 9, 1, "i3d", 9, .25)
+    assert (
+        r.schedule.batch_size,
+        r.schedule.epochs,
+        r.schedule.max_steps,
+        r.schedule.lr,
+        r.schedule.precision,
+        r.seed,
+    ) == (4, 7, None, 0.5, "bf16", 3)
+    assert (
+        r.clips.size,
+        r.clips.length,
+        r.clips.stride,
+        r.backbone,
+        r.params["queue"],
+        r.params["beta"],
+    ) == (64, 9, 1, "i3d", 9, 0.25)
 
 
 @pytest.mark.parametrize("family", ["r2plus1d", "i3d", "r3d"])
@@ -140,65 +223,128 @@ def test_sizes_are_those_of_the_tables(profile, family):
     table = recipes.pretraining(p, "fame", "puppets-u", family)
     for asked in (family, p.backbones[family]):
         mine = own._recipe(own.Wish("fame", profile, backbone=asked), 9999)
-        assert (mine.backbone, mine.clips, mine.photometric) == (table.backbone, table.clips, table.photometric) and table.params.items() <= mine.params.items()
+        assert (mine.backbone, mine.clips, mine.photometric) == (
+            table.backbone,
+            table.clips,
+            table.photometric,
+        ) and table.params.items() <= mine.params.items()
         keep = ("batch_size", "optimizer", "lr", "weight_decay", "schedule", "max_steps", "precision")
         assert all(getattr(mine.schedule, k) == getattr(table.schedule, k) for k in keep)
 
 
 def test_too_large_a_folder_is_not_kept_decoded():
     kept = recipes.DEMO.pretrain_clips.cache
-    assert kept and [own._recipe(own.Wish("fame", "demo"), 99, frames).clips.cache for frames in (0, 5_000, 10_000_000)] == [kept, kept, None]
+    assert kept and [
+        own._recipe(own.Wish("fame", "demo"), 99, frames).clips.cache for frames in (0, 5_000, 10_000_000)
+    ] == [kept, kept, None]
 
 
-@pytest.mark.parametrize("wish,said", [
-    (dict(batch_size=9), "--batch-size 8 or less"), (dict(batch_size=1), "--batch-size 2"), (dict(epochs=2), "one of the two"), (dict(steps=0), "steps 0"),
-    (dict(params=dict(betta=1)), "did you mean 'beta'"), (dict(params=dict(beta="half")), "is a number"), (dict(params=dict(beta=7)), "7"),
-    (dict(params=dict(source="outer")), "outer"), (dict(backbone="r3d_81"), "did you mean"), (dict(lr=-1), "lr"), (dict(weights="nowhere.pt"), "nowhere.pt")])
+@pytest.mark.parametrize(
+    "wish,said",
+    [
+        (dict(batch_size=9), "--batch-size 8 or less"),
+        (dict(batch_size=1), "--batch-size 2"),
+        (dict(epochs=2), "one of the two"),
+        (dict(steps=0), "steps 0"),
+        (dict(params=dict(betta=1)), "did you mean 'beta'"),
+        (dict(params=dict(beta="half")), "is a number"),
+        (dict(params=dict(beta=7)), "7"),
+        (dict(params=dict(source="outer")), "outer"),
+        (dict(backbone="r3d_81"), "did you mean"),
+        (dict(lr=-1), "lr"),
+        (dict(weights="nowhere.pt"), "nowhere.pt"),
+    ],
+)
 def test_what_cannot_be_is_told_before_anything_is_written(folder, tmp_path, wish, said):
-    with pytest.raises(ValueError, match=said): train(folder, out=tmp_path / "out", **wish)
+    with pytest.raises(ValueError, match=said):
+        train(folder, out=tmp_path / "out", **wish)
     assert not (tmp_path / "out").exists()
 
 
 def test_one_video_is_too_few(tmp_path, puppets):
-    (tmp_path / "v").mkdir(); shutil.copy(puppets[0], tmp_path / "v")
-    with pytest.raises(ValueError, match="1 video is too few"): train(tmp_path / "v")
+    (tmp_path / "v").mkdir()
+    shutil.copy(puppets[0], tmp_path / "v")
+    with pytest.raises(ValueError, match="1 video is too few"):
+        train(tmp_path / "v")
 
 
 # ---------------------------------------------------------------- training
 
-@pytest.mark.parametrize("method", [m for m in methods.names() if not getattr(methods.METHODS[m], "needs_labels", False)])
+
+@pytest.mark.parametrize(
+    "method", [m for m in methods.names() if not getattr(methods.METHODS[m], "needs_labels", False)]
+)
 def test_real_videos_of_any_shape_with_every_method(shared_data, tmp_path, method):
     "UCF101 files and single clips of other data sets, in one flat folder."
     (tmp_path / "v").mkdir()
-    sources = [sorted((shared_data / "mini" / c).iterdir(), key=lambda p: p.stat().st_size)[0] for c in ("Archery", "Surfing", "HorseRace")]
-    sources += [shared_data / "clips" / "edge" / "video_90.mov", *sorted((shared_data / "clips" / "hmdb51").rglob("*.avi"), key=lambda p: p.stat().st_size)[:1]]
-    for source in sources: shutil.copy(source, tmp_path / "v")
-    result = train(tmp_path / "v", method, frames=4, params={"beta": .3} if method == "fame" else {})
-    assert result.new and result.meta["recipe"]["method"] == method and result.meta["videos"] | {"hash": "", "folder": ""} == dict(found=5, used=5, unreadable={}, hash="", folder="")
-    assert result.meta["result"]["steps"] == 2 and np.isfinite(result.meta["metrics"]["loss"]) and result.meta["recipe"]["schedule"]["batch_size"] == 5
-    if method == "fame": assert result.meta["recipe"]["params"]["beta"] == .3
+    sources = [
+        sorted((shared_data / "mini" / c).iterdir(), key=lambda p: p.stat().st_size)[0]
+        for c in ("Archery", "Surfing", "HorseRace")
+    ]
+    sources += [
+        shared_data / "clips" / "edge" / "video_90.mov",
+        *sorted((shared_data / "clips" / "hmdb51").rglob("*.avi"), key=lambda p: p.stat().st_size)[:1],
+    ]
+    for source in sources:
+        shutil.copy(source, tmp_path / "v")
+    result = train(tmp_path / "v", method, frames=4, params={"beta": 0.3} if method == "fame" else {})
+    assert (
+        result.new
+        and result.meta["recipe"]["method"] == method
+        and result.meta["videos"] | {"hash": "", "folder": ""}
+        == dict(found=5, used=5, unreadable={}, hash="", folder="")
+    )
+    assert (
+        result.meta["result"]["steps"] == 2
+        and np.isfinite(result.meta["metrics"]["loss"])
+        and result.meta["recipe"]["schedule"]["batch_size"] == 5
+    )
+    if method == "fame":
+        assert result.meta["recipe"]["params"]["beta"] == 0.3
 
 
-def test_a_method_that_needs_labels_counts_the_class_folders_and_is_refused_without(folder, puppets, tmp_path):
+def test_a_method_that_needs_labels_counts_the_class_folders_and_is_refused_without(
+    folder, puppets, tmp_path
+):
     assert own.plan("supervised", folder, "smoke").recipe.params["classes"] == 2
     (tmp_path / "flat").mkdir()
-    for i, source in enumerate(puppets[:4]): shutil.copy(source, tmp_path / "flat" / f"{i}.mp4")
-    with pytest.raises(own.OwnError, match="learns from labels"): own.plan("supervised", tmp_path / "flat", "smoke")
+    for i, source in enumerate(puppets[:4]):
+        shutil.copy(source, tmp_path / "flat" / f"{i}.mp4")
+    with pytest.raises(own.OwnError, match="learns from labels"):
+        own.plan("supervised", tmp_path / "flat", "smoke")
 
 
 def test_the_file_says_how_to_load_it(trained, puppets):
     tensors, meta = models.read_weights(trained.file)
     assert meta == trained.meta and meta["result"]["steps"] == 2 and meta["recipe"]["backbone"] == "r3d_tiny"
-    code = meta["load"].replace("'encoder.safetensors'", repr(str(trained.file))).replace("video.mp4", str(puppets[0]))
+    code = (
+        meta["load"]
+        .replace("'encoder.safetensors'", repr(str(trained.file)))
+        .replace("video.mp4", str(puppets[0]))
+    )
     assert len(code.splitlines()) == 3
     exec(code, names := {})
     encoder = names["encoder"]
     assert not encoder.training and names["feature"].shape == (1, encoder.dim)
     assert all(torch.equal(v, tensors[k]) for k, v in encoder.state_dict().items())
-    clip = video.read_clip(puppets[0], [15, 18, 21, 24], size=(32, 32), crop=lambda h, w: ((h - min(h, w)) // 2, (w - min(h, w)) // 2, min(h, w), min(h, w))).rgb
-    mean, std = (torch.tensor(v)[:, None, None, None] for v in (meta["normalisation"]["mean"], meta["normalisation"]["std"]))
-    assert (video.num_frames(puppets[0]), encoder.clips.length, encoder.clips.stride) == (40, 4, 3)  # so the middle clip starts at frame (40 - 10) / 2
-    torch.testing.assert_close(names["feature"][0], encoder(((clip / 255 - mean) / std)[None])[0], rtol=1e-4, atol=1e-5)
+    clip = video.read_clip(
+        puppets[0],
+        [15, 18, 21, 24],
+        size=(32, 32),
+        crop=lambda h, w: ((h - min(h, w)) // 2, (w - min(h, w)) // 2, min(h, w), min(h, w)),
+    ).rgb
+    mean, std = (
+        torch.tensor(v)[:, None, None, None]
+        for v in (meta["normalisation"]["mean"], meta["normalisation"]["std"])
+    )
+    assert (video.num_frames(puppets[0]), encoder.clips.length, encoder.clips.stride) == (
+        40,
+        4,
+        3,
+    )  # so the middle clip starts at frame (40 - 10) / 2
+    torch.testing.assert_close(
+        names["feature"][0], encoder(((clip / 255 - mean) / std)[None])[0], rtol=1e-4, atol=1e-5
+    )
 
 
 def test_folders_leave_one_encoder_and_no_checkpoint(trained):
@@ -223,9 +369,15 @@ KILLED = """
     else: own.pretrain("fame", folder, "smoke", out=out, steps=12, backbone="r3d", checkpoint_every=0, **fast)
 """
 
+
 def killed(folder, weights, out, name, limit):
     "A child that gets SIGKILL when it is about to finish writing such a file for the limit-th time."
-    child = subprocess.run([sys.executable, "-c", textwrap.dedent(KILLED), *map(str, (folder, weights, out, name, limit))], capture_output=True, text=True, timeout=280)
+    child = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(KILLED), *map(str, (folder, weights, out, name, limit))],
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
     assert child.returncode == -signal.SIGKILL, child.stderr
 
 
@@ -236,28 +388,40 @@ def test_killed_and_started_again_gives_the_same_bits(folder, tmp_path, monkeypa
     fits, fit = [], own.fit
     monkeypatch.setattr(own, "fit", lambda *a, **kw: fits.append(fit(*a, **kw)) or fits[-1])
     again = train(folder, steps=12, out=tmp_path / "cut")
-    assert fits[0].resumed == 5 # the sixth checkpoint was not finished
+    assert fits[0].resumed == 5  # the sixth checkpoint was not finished
     one, two = load_file(whole.file), load_file(again.file)
     assert one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
     assert again.new and again.meta["metrics"] == whole.meta["metrics"]
-    assert sorted(p.name for p in again.file.parent.iterdir()) == sorted(p.name for p in whole.file.parent.iterdir())
+    assert sorted(p.name for p in again.file.parent.iterdir()) == sorted(
+        p.name for p in whole.file.parent.iterdir()
+    )
 
 
 def test_killed_before_the_encoder_has_its_name(folder, tmp_path):
     killed(folder, "", tmp_path / "cut", "encoder", 1)
     again = train(folder, steps=12, out=tmp_path / "cut")
     assert again.new and again.meta["result"]["steps"] == 12
-    assert sorted(p.name for p in (tmp_path / "cut").iterdir() if p.name != "tensorboard") == [".lock", "checked.json", "encoder.safetensors", "losses.csv", "run.json"]
+    assert sorted(p.name for p in (tmp_path / "cut").iterdir() if p.name != "tensorboard") == [
+        ".lock",
+        "checked.json",
+        "encoder.safetensors",
+        "losses.csv",
+        "run.json",
+    ]
 
 
 def test_a_killed_check_goes_on(folder, tmp_path, monkeypatch):
     index, seen, real = own.videos(folder), [], datasets.check
+
     def dies(part, **kw):
-        if len(seen) == 2: raise KeyboardInterrupt
+        if len(seen) == 2:
+            raise KeyboardInterrupt
         seen.append(part.paths[:])
         return real(part, **kw)
+
     monkeypatch.setattr(datasets, "check", dies)
-    with pytest.raises(KeyboardInterrupt): own.check(index, tmp_path, 0, False, chunk=3)
+    with pytest.raises(KeyboardInterrupt):
+        own.check(index, tmp_path, 0, False, chunk=3)
     monkeypatch.setattr(datasets, "check", lambda part, **kw: seen.append(part.paths[:]) or real(part, **kw))
     notes = own.check(index, tmp_path, 0, False, chunk=3)
     assert seen == [index.paths[:3], index.paths[3:6], index.paths[6:]]
@@ -271,17 +435,28 @@ def test_the_same_again_is_done_already(folder, capsys):
     before = everything(first.file.parent)
     again = train(folder, progress=True)
     assert first.new and not again.new and again.file == first.file and again.meta == first.meta
-    assert "done already" in str(again) and str(first.file) in str(again) and everything(first.file.parent) == before
+    assert (
+        "done already" in str(again)
+        and str(first.file) in str(again)
+        and everything(first.file.parent) == before
+    )
 
 
 def test_other_arguments_do_not_mix(folder, tmp_path):
     first = train(folder, out=tmp_path / "out")
     before = everything(first.file.parent)
-    for change, said in ((dict(lr=.5), "schedule.lr 0.01 .now 0.5"), (dict(params=dict(beta=.25)), "params.beta"), (dict(seed=7), "seed 0 .now 7"), (dict(method="moco"), "method 'fame'"),
-                         (dict(weights=first.file), "weights to start from None")):
-        with pytest.raises(own.OwnError, match=said): train(folder, out=tmp_path / "out", **change)
+    for change, said in (
+        (dict(lr=0.5), "schedule.lr 0.01 .now 0.5"),
+        (dict(params=dict(beta=0.25)), "params.beta"),
+        (dict(seed=7), "seed 0 .now 7"),
+        (dict(method="moco"), "method 'fame'"),
+        (dict(weights=first.file), "weights to start from None"),
+    ):
+        with pytest.raises(own.OwnError, match=said):
+            train(folder, out=tmp_path / "out", **change)
     next(folder.rglob("7.mp4")).rename(folder / "renamed.mp4")
-    with pytest.raises(own.OwnError, match="the videos in the folder"): train(folder, out=tmp_path / "out")
+    with pytest.raises(own.OwnError, match="the videos in the folder"):
+        train(folder, out=tmp_path / "out")
     assert everything(first.file.parent) == before
     assert train(folder).file != first.file  # without --out it goes elsewhere
 
@@ -290,40 +465,54 @@ def test_starting_from_weights(folder, trained, tmp_path):
     plan = own.plan("moco", folder, "smoke", backbone="r3d", weights=trained.file)
     task = own._task(plan)
     tensors = load_file(trained.file)
-    for part in (task.backbone, task.key_backbone): assert all(torch.equal(v, tensors[k]) for k, v in part.state_dict().items())
+    for part in (task.backbone, task.key_backbone):
+        assert all(torch.equal(v, tensors[k]) for k, v in part.state_dict().items())
     assert train(folder, weights=trained.file.parent).meta["identity"]["weights to start from"] is not None
-    with pytest.raises(WeightsError, match="does not fit|fits"): train(folder, backbone="i3d", weights=trained.file)
+    with pytest.raises(WeightsError, match="does not fit|fits"):
+        train(folder, backbone="i3d", weights=trained.file)
 
 
 def test_a_place_that_cannot_be_used(folder, tmp_path):
     garbage(tmp_path / "file")
-    (tmp_path / "thesis").mkdir(); garbage(tmp_path / "thesis" / "losses.csv", b"mine")
+    (tmp_path / "thesis").mkdir()
+    garbage(tmp_path / "thesis" / "losses.csv", b"mine")
     before = everything(tmp_path / "thesis")
-    for out, said in ((tmp_path / "file", "cannot be written"), (tmp_path / "file" / "below", "cannot be written"), (Path("/proc/nowhere"), "cannot be written"), (tmp_path / "thesis", "is not empty")):
-        with pytest.raises(own.OwnError, match=said) as e: train(folder, out=out)
+    for out, said in (
+        (tmp_path / "file", "cannot be written"),
+        (tmp_path / "file" / "below", "cannot be written"),
+        (Path("/proc/nowhere"), "cannot be written"),
+        (tmp_path / "thesis", "is not empty"),
+    ):
+        with pytest.raises(own.OwnError, match=said) as e:
+            train(folder, out=out)
         assert "--out" in str(e.value)
     assert everything(tmp_path / "thesis") == before
 
 
 def test_two_at_once_are_refused(folder, tmp_path):
     (tmp_path / "out").mkdir()
-    with FileLock(tmp_path / "out" / ".lock"), pytest.raises(own.OwnError, match="another process"): train(folder, out=tmp_path / "out")
+    with FileLock(tmp_path / "out" / ".lock"), pytest.raises(own.OwnError, match="another process"):
+        train(folder, out=tmp_path / "out")
     assert train(folder, out=tmp_path / "out").new
 
 
 def test_a_damaged_encoder_is_told(folder, tmp_path):
     first = train(folder, out=tmp_path / "out")
     first.file.write_bytes(first.file.read_bytes()[:1000])
-    with pytest.raises(own.OwnError, match="damaged.*remove it"): train(folder, out=tmp_path / "out")
+    with pytest.raises(own.OwnError, match="damaged.*remove it"):
+        train(folder, out=tmp_path / "out")
 
 
 # ---------------------------------------------------------------- bad files
+
 
 def test_one_bad_file_is_left_out_and_named(folder):
     garbage(folder / "bad [1].mp4")
     result = train(folder)
     assert list(result.meta["videos"]["unreadable"]) == ["bad [1].mp4"] and result.meta["videos"]["used"] == 8
-    assert "1 of 9 files could not be read" in str(result) and "bad [1].mp4: not a readable video" in str(result)
+    assert "1 of 9 files could not be read" in str(result) and "bad [1].mp4: not a readable video" in str(
+        result
+    )
 
 
 def test_more_are_refused_by_name_unless_asked_for(folder, tmp_path, shared_data):
@@ -331,92 +520,157 @@ def test_more_are_refused_by_name_unless_asked_for(folder, tmp_path, shared_data
     shutil.copy(shared_data / "clips" / "edge" / "corrupted.mp4", folder)
     garbage(folder / "empty.avi", b"")
     (folder / "link.mp4").symlink_to(folder / "gone.mp4")
-    with pytest.raises(own.OwnError, match="3 of 11 videos") as e: train(folder, out=tmp_path / "out")
-    for text in ("corrupted.mp4: ", "empty.avi: the file is empty", "link.mp4: no such file", "--skip-unreadable"): assert text in str(e.value)
+    with pytest.raises(own.OwnError, match="3 of 11 videos") as e:
+        train(folder, out=tmp_path / "out")
+    for text in (
+        "corrupted.mp4: ",
+        "empty.avi: the file is empty",
+        "link.mp4: no such file",
+        "--skip-unreadable",
+    ):
+        assert text in str(e.value)
     assert not (tmp_path / "out" / "encoder.safetensors").exists()
     result = train(folder, out=tmp_path / "out", skip_unreadable=True)
-    assert sorted(result.meta["videos"]["unreadable"]) == ["corrupted.mp4", "empty.avi", "link.mp4"] and result.meta["videos"]["used"] == 8
+    assert (
+        sorted(result.meta["videos"]["unreadable"]) == ["corrupted.mp4", "empty.avi", "link.mp4"]
+        and result.meta["videos"]["used"] == 8
+    )
 
 
 def test_a_mended_file_is_noticed(folder, tmp_path):
     "Of the same size, so that only reading it again tells."
     good = next(folder.rglob("7.mp4")).read_bytes()
-    for name in ("a.mp4", "b.mp4"): garbage(folder / name, bytes(len(good)))
-    with pytest.raises(own.OwnError, match="2 of 10"): train(folder, out=tmp_path / "out")
+    for name in ("a.mp4", "b.mp4"):
+        garbage(folder / name, bytes(len(good)))
+    with pytest.raises(own.OwnError, match="2 of 10"):
+        train(folder, out=tmp_path / "out")
     (folder / "a.mp4").write_bytes(good)
     assert list(train(folder, out=tmp_path / "out").meta["videos"]["unreadable"]) == ["b.mp4"]
 
 
 def test_nothing_readable(tmp_path, trained):
     (tmp_path / "v").mkdir()
-    for name in "abc": garbage(tmp_path / "v" / f"{name}.mp4")
+    for name in "abc":
+        garbage(tmp_path / "v" / f"{name}.mp4")
     for skip in (False, True):
-        with pytest.raises(own.OwnError, match="none of the 3 videos"): train(tmp_path / "v", skip_unreadable=skip)
-    with pytest.raises(own.OwnError, match="none of the 3 videos"): own.features(tmp_path / "v", trained.file, tmp_path / "f.npz", **FAST)
+        with pytest.raises(own.OwnError, match="none of the 3 videos"):
+            train(tmp_path / "v", skip_unreadable=skip)
+    with pytest.raises(own.OwnError, match="none of the 3 videos"):
+        own.features(tmp_path / "v", trained.file, tmp_path / "f.npz", **FAST)
     assert not list(tmp_path.glob("*.npz")) and not list(tmp_path.glob(".*pieces"))
 
 
 def test_videos_that_vanish_while_training(folder, tmp_path):
     "After the check the rule of the loader holds: one of eight is more than 1 %."
     real = own.check
-    def vanish(*args, **kw): notes = real(*args, **kw); next(folder.rglob("7.mp4")).unlink(); return notes
+
+    def vanish(*args, **kw):
+        notes = real(*args, **kw)
+        next(folder.rglob("7.mp4")).unlink()
+        return notes
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(own, "check", vanish)
-        with pytest.raises(own.OwnError, match="7.mp4: no such file"): train(folder, out=tmp_path / "out")
+        with pytest.raises(own.OwnError, match="7.mp4: no such file"):
+            train(folder, out=tmp_path / "out")
 
 
 def test_names_that_are_no_text(tmp_path, puppets, trained):
     "Bytes that are not UTF-8, a line break, 200 letters."
     top = os.fsencode(tmp_path) + b"/v"
     os.mkdir(top)
-    for name in (b"\xfe\xff.mp4", b"two\nlines.mp4", b"x" * 200 + b".mp4"): shutil.copy(puppets[0], top + b"/" + name)
+    for name in (b"\xfe\xff.mp4", b"two\nlines.mp4", b"x" * 200 + b".mp4"):
+        shutil.copy(puppets[0], top + b"/" + name)
     garbage(Path(os.fsdecode(top + b"/bad\xff\n.mp4")))
     result = train(os.fsdecode(top), progress=True)
     str(result).encode("utf-8")
     assert "bad\ufffd?.mp4: " in str(result)
     found = own.features(os.fsdecode(top), trained.file, tmp_path / "f.npz", **FAST)
-    assert found.ok.tolist() == [False, True, True, True] and sorted(os.listdir(top)) == sorted(os.fsencode(str(p)) for p in own.load_features(tmp_path / "f.npz").paths)
+    assert found.ok.tolist() == [False, True, True, True] and sorted(os.listdir(top)) == sorted(
+        os.fsencode(str(p)) for p in own.load_features(tmp_path / "f.npz").paths
+    )
     str(found).encode("utf-8")
 
 
 # ---------------------------------------------------------------- features
 
+
 def test_features_are_those_of_the_protocols(folder, trained, tmp_path):
     found = own.features(folder, trained.file, tmp_path / "f.npz", views=3, batch_size=3, **FAST)
     index, encoder = own.videos(folder), own.load_encoder(trained.file)
-    whole = protocols.extract(encoder, ClipDataset(index, 4, 3, 32, 3, "uniform", train=False), "cpu", pool="features", progress=False)
+    whole = protocols.extract(
+        encoder,
+        ClipDataset(index, 4, 3, 32, 3, "uniform", train=False),
+        "cpu",
+        pool="features",
+        progress=False,
+    )
     torch.testing.assert_close(torch.from_numpy(found.values), whole.values, rtol=1e-5, atol=1e-6)
     with np.load(tmp_path / "f.npz", allow_pickle=False) as z:
-        assert {k: (z[k].dtype.kind, z[k].shape) for k in z} == dict(features=("f", (8, encoder.dim)), paths=("U", (8,)), ok=("b", (8,)), reasons=("U", (8,)), labels=("i", (8,)), classes=("U", (2,)), about=("U", ()))
-        assert z["features"].dtype == np.float32 and z["paths"].tolist() == index.paths[:] and z["labels"].tolist() == index.labels.tolist() and z["classes"].tolist() == ["_été $", "run + jump"]
+        assert {k: (z[k].dtype.kind, z[k].shape) for k in z} == dict(
+            features=("f", (8, encoder.dim)),
+            paths=("U", (8,)),
+            ok=("b", (8,)),
+            reasons=("U", (8,)),
+            labels=("i", (8,)),
+            classes=("U", (2,)),
+            about=("U", ()),
+        )
+        assert (
+            z["features"].dtype == np.float32
+            and z["paths"].tolist() == index.paths[:]
+            and z["labels"].tolist() == index.labels.tolist()
+            and z["classes"].tolist() == ["_été $", "run + jump"]
+        )
         about = json.loads(str(z["about"]))
-    assert about["backbone"] == "r3d_tiny" and about["weights"] == own.runs._sha256(trained.file) and (about["views"], about["size"]) == (3, 32)
+    assert (
+        about["backbone"] == "r3d_tiny"
+        and about["weights"] == own.runs._sha256(trained.file)
+        and (about["views"], about["size"]) == (3, 32)
+    )
     assert found.map == tmp_path / "f_map.png" and found.map.read_bytes()[:4] == b"\x89PNG"
-    assert sorted(p.name for p in tmp_path.iterdir() if p.is_file() or "pieces" in p.name) == ["f.npz", "f_map.png"]
+    assert sorted(p.name for p in tmp_path.iterdir() if p.is_file() or "pieces" in p.name) == [
+        "f.npz",
+        "f_map.png",
+    ]
 
 
 def test_killed_features_go_on(folder, trained, tmp_path, monkeypatch):
     pieces = tmp_path / ".cut.npz.pieces"
-    garbage(tmp_path / ".cut.npz.1.tmp")  # as a kill leaves it just before the file that joins all pieces has its name
+    garbage(
+        tmp_path / ".cut.npz.1.tmp"
+    )  # as a kill leaves it just before the file that joins all pieces has its name
     killed(folder, trained.file, tmp_path / "cut.npz", "0", 4)
     assert len(list(pieces.glob("0*.npz"))) == 3 and not (tmp_path / "cut.npz").exists()
     calls, real = [], own._forward
     monkeypatch.setattr(own, "_forward", lambda *a: calls.append(1) or real(*a))
     cut = own.features(folder, trained.file, tmp_path / "cut.npz", batch_size=1, map="none", **FAST)
-    assert len(calls) == 5 and [p.name for p in tmp_path.iterdir() if p.name.startswith((".cut", "cut"))] == ["cut.npz"]
-    assert np.array_equal(cut.values, own.features(folder, trained.file, tmp_path / "whole.npz", batch_size=1, map="none", **FAST).values)
+    assert len(calls) == 5 and [p.name for p in tmp_path.iterdir() if p.name.startswith((".cut", "cut"))] == [
+        "cut.npz"
+    ]
+    assert np.array_equal(
+        cut.values,
+        own.features(folder, trained.file, tmp_path / "whole.npz", batch_size=1, map="none", **FAST).values,
+    )
 
 
 def test_pieces_of_other_settings_are_not_taken(folder, trained, tmp_path, monkeypatch):
     real = own._forward
+
     def dies(*args):
-        if len(list(tmp_path.glob(".f.npz.pieces/0*.npz"))) == 3: raise KeyboardInterrupt
+        if len(list(tmp_path.glob(".f.npz.pieces/0*.npz"))) == 3:
+            raise KeyboardInterrupt
         return real(*args)
+
     monkeypatch.setattr(own, "_forward", dies)
-    with pytest.raises(KeyboardInterrupt): own.features(folder, trained.file, tmp_path / "f.npz", batch_size=1, every=0, **FAST)
+    with pytest.raises(KeyboardInterrupt):
+        own.features(folder, trained.file, tmp_path / "f.npz", batch_size=1, every=0, **FAST)
     monkeypatch.setattr(own, "_forward", real)
     found = own.features(folder, trained.file, tmp_path / "f.npz", batch_size=1, views=1, **FAST)
-    assert np.array_equal(found.values, own.features(folder, trained.file, tmp_path / "g.npz", batch_size=1, views=1, **FAST).values)
+    assert np.array_equal(
+        found.values,
+        own.features(folder, trained.file, tmp_path / "g.npz", batch_size=1, views=1, **FAST).values,
+    )
 
 
 def test_features_are_done_once_and_not_overwritten(folder, trained, tmp_path, monkeypatch):
@@ -426,35 +680,54 @@ def test_features_are_done_once_and_not_overwritten(folder, trained, tmp_path, m
     again = own.features(folder, trained.file, tmp_path / "f.npz", **FAST)
     assert not again.new and np.array_equal(first.values, again.values) and "done already" in str(again)
     for change, said in ((dict(views=2), "views 4 .now 2"), (dict(size=48), "size 32 .now 48")):
-        with pytest.raises(own.OwnError, match=said): own.features(folder, trained.file, tmp_path / "f.npz", **change, **FAST)
+        with pytest.raises(own.OwnError, match=said):
+            own.features(folder, trained.file, tmp_path / "f.npz", **change, **FAST)
     garbage(tmp_path / "g.npz")
-    with pytest.raises(own.OwnError, match="no file of features"): own.features(folder, trained.file, tmp_path / "g.npz", **FAST)
-    with pytest.raises(own.OwnError, match=".npz"): own.features(folder, trained.file, tmp_path / "features.txt", **FAST)
-    with pytest.raises(own.OwnError, match="cannot be written"): own.features(folder, trained.file, tmp_path / "f.npz" / "below.npz", **FAST)
-    assert (tmp_path / "f.npz").read_bytes() == before and (tmp_path / "g.npz").read_bytes() == b"not a video at all"
+    with pytest.raises(own.OwnError, match="no file of features"):
+        own.features(folder, trained.file, tmp_path / "g.npz", **FAST)
+    with pytest.raises(own.OwnError, match=".npz"):
+        own.features(folder, trained.file, tmp_path / "features.txt", **FAST)
+    with pytest.raises(own.OwnError, match="cannot be written"):
+        own.features(folder, trained.file, tmp_path / "f.npz" / "below.npz", **FAST)
+    assert (tmp_path / "f.npz").read_bytes() == before and (
+        tmp_path / "g.npz"
+    ).read_bytes() == b"not a video at all"
 
 
 def test_features_keep_the_row_of_a_bad_file(folder, trained, tmp_path):
     clean = own.features(folder, trained.file, tmp_path / "clean.npz", **FAST)
-    garbage(folder / "a bad one.mp4"); garbage(folder / "z empty.mp4", b"")
+    garbage(folder / "a bad one.mp4")
+    garbage(folder / "z empty.mp4", b"")
     found = own.features(folder, trained.file, tmp_path / "f.npz", **FAST)
     bad = [i for i, p in enumerate(found.paths) if p in ("a bad one.mp4", "z empty.mp4")]
-    assert (~found.ok).nonzero()[0].tolist() == bad and not found.values[bad].any() and found.failed["z empty.mp4"] == "the file is empty"
-    assert {p: v.tobytes() for p, v in zip(found.paths, found.values) if found.ok[list(found.paths).index(p)]}.keys() == set(clean.paths)
-    for p, v in zip(clean.paths, clean.values): np.testing.assert_allclose(found.values[list(found.paths).index(p)], v, rtol=1e-4, atol=1e-6)
-    assert "2 of 10 files could not be read" in str(found) and "a bad one.mp4: not a readable video" in str(found)
+    assert (
+        (~found.ok).nonzero()[0].tolist() == bad
+        and not found.values[bad].any()
+        and found.failed["z empty.mp4"] == "the file is empty"
+    )
+    assert {
+        p: v.tobytes() for p, v in zip(found.paths, found.values) if found.ok[list(found.paths).index(p)]
+    }.keys() == set(clean.paths)
+    for p, v in zip(clean.paths, clean.values):
+        np.testing.assert_allclose(found.values[list(found.paths).index(p)], v, rtol=1e-4, atol=1e-6)
+    assert "2 of 10 files could not be read" in str(found) and "a bad one.mp4: not a readable video" in str(
+        found
+    )
 
 
 def test_weights_from_elsewhere(tmp_path, folder, puppets):
     "A published state dict with its classifier: the backbone has to be named; the features are torchvision's."
     from torchvision.models.video import s3d
+
     theirs = s3d().eval()
     torch.save(theirs.state_dict(), tmp_path / "s3d.pth")
-    with pytest.raises(WeightsError, match="--backbone"): own.load_encoder(tmp_path / "s3d.pth")
+    with pytest.raises(WeightsError, match="--backbone"):
+        own.load_encoder(tmp_path / "s3d.pth")
     encoder = own.load_encoder(tmp_path / "s3d.pth", "s3d", frames=16, size=224)
     clip = own.prepare(puppets[0], encoder)
     assert clip.shape == (1, 3, 16, 224, 224) and not encoder.training
-    with torch.no_grad(): torch.testing.assert_close(encoder.features(clip), theirs.features(clip), rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        torch.testing.assert_close(encoder.features(clip), theirs.features(clip), rtol=1e-4, atol=1e-5)
 
 
 def test_i3d_from_elsewhere_sees_pixels_from_minus_one_to_one(tmp_path):
@@ -465,48 +738,91 @@ def test_i3d_from_elsewhere_sees_pixels_from_minus_one_to_one(tmp_path):
 
 
 def test_weights_that_are_none(tmp_path, folder, trained):
-    garbage(tmp_path / "w.safetensors"); garbage(tmp_path / "w.pt"); garbage(tmp_path / "w.txt")
+    garbage(tmp_path / "w.safetensors")
+    garbage(tmp_path / "w.pt")
+    garbage(tmp_path / "w.txt")
     models.save_weights(torch.nn.Linear(3, 4), tmp_path / "linear.safetensors")
-    for weights, backbone, said in ((tmp_path / "w.safetensors", None, "w.safetensors: damaged"), (tmp_path / "w.pt", "r3d_18", "w.pt: "), (tmp_path / "w.txt", None, "w.txt: weights are"),
-                                    (tmp_path / "none.pt", None, "none.pt: no such file"), (tmp_path, None, "a folder without"), (trained.file, "i3d_tiny", "fit"),
-                                    (tmp_path / "linear.safetensors", "r3d_tiny", "linear.safetensors"), (trained.file, "r3d_80", "did you mean")):
-        with pytest.raises(ValueError, match=said): own.features(folder, weights, tmp_path / "f.npz", backbone=backbone, **FAST)
+    for weights, backbone, said in (
+        (tmp_path / "w.safetensors", None, "w.safetensors: damaged"),
+        (tmp_path / "w.pt", "r3d_18", "w.pt: "),
+        (tmp_path / "w.txt", None, "w.txt: weights are"),
+        (tmp_path / "none.pt", None, "none.pt: no such file"),
+        (tmp_path, None, "a folder without"),
+        (trained.file, "i3d_tiny", "fit"),
+        (tmp_path / "linear.safetensors", "r3d_tiny", "linear.safetensors"),
+        (trained.file, "r3d_80", "did you mean"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            own.features(folder, weights, tmp_path / "f.npz", backbone=backbone, **FAST)
     assert not (tmp_path / "f.npz").exists()
 
 
 def test_weights_of_a_stored_run(tmp_path, puppets_root, folder, monkeypatch):
     from mvnb import runs
+
     monkeypatch.setenv("MVNB_DATA_PUPPETS", str(puppets_root))
-    stored = runs.ensure(recipes.pretraining(recipes.SMOKE, "moco", "puppets-u", "r3d"), device="cpu", workers=0, progress=False)
+    stored = runs.ensure(
+        recipes.pretraining(recipes.SMOKE, "moco", "puppets-u", "r3d"),
+        device="cpu",
+        workers=0,
+        progress=False,
+    )
     found = own.features(folder, stored.folder, tmp_path / "f.npz", **FAST)
-    assert found.about["backbone"] == "r3d_tiny" and found.about["length"] == recipes.SMOKE.pretrain_clips.length and found.ok.all()
+    assert (
+        found.about["backbone"] == "r3d_tiny"
+        and found.about["length"] == recipes.SMOKE.pretrain_clips.length
+        and found.ok.all()
+    )
 
 
 # ---------------------------------------------------------------- the map
 
+
 def made(n, classes, dim=6, seed=0, names=None):
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, classes, n) if classes else np.full(n, -1)
-    values = (rng.normal(size=(max(classes, 1), dim))[labels] * 3 + rng.normal(size=(n, dim))).astype(np.float32)
+    values = (rng.normal(size=(max(classes, 1), dim))[labels] * 3 + rng.normal(size=(n, dim))).astype(
+        np.float32
+    )
     names = names or [f"class {i}" for i in range(classes)]
-    return own.Features(values, np.array([f"{i}.mp4" for i in range(n)]), np.ones(n, bool), np.array([""] * n), labels, np.array(names, str), dict(folder="$x_ [1]", backbone="r3d_tiny"))
+    return own.Features(
+        values,
+        np.array([f"{i}.mp4" for i in range(n)]),
+        np.ones(n, bool),
+        np.array([""] * n),
+        labels,
+        np.array(names, str),
+        dict(folder="$x_ [1]", backbone="r3d_tiny"),
+    )
 
 
 def test_the_nearest_by_brute_force():
     f = made(60, 4)
-    f.values += 3 * np.random.default_rng(1).normal(size=f.values.shape).astype(np.float32)  # so that not all are right
-    f.ok[::7] = False; f.labels[3] = -1
+    f.values += 3 * np.random.default_rng(1).normal(size=f.values.shape).astype(
+        np.float32
+    )  # so that not all are right
+    f.ok[::7] = False
+    f.labels[3] = -1
     keep = [i for i in range(60) if f.ok[i] and f.labels[i] >= 0]
     x = F.normalize(torch.from_numpy(f.values[keep]) - torch.from_numpy(f.values[keep]).mean(0), dim=1)
-    hits = [f.labels[keep[max((j for j in range(len(keep)) if j != i), key=lambda j: float(x[i] @ x[j]))]] == f.labels[keep[i]] for i in range(len(keep))]
+    hits = [
+        f.labels[keep[max((j for j in range(len(keep)) if j != i), key=lambda j: float(x[i] @ x[j]))]]
+        == f.labels[keep[i]]
+        for i in range(len(keep))
+    ]
     pairs = [f.labels[i] == f.labels[j] for i in keep for j in keep if i != j]
     share, chance = own.nearest_share(f)
-    assert share == pytest.approx(np.mean(hits)) and chance == pytest.approx(np.mean(pairs)) and chance < share < 1
+    assert (
+        share == pytest.approx(np.mean(hits))
+        and chance == pytest.approx(np.mean(pairs))
+        and chance < share < 1
+    )
     assert own.nearest_share(made(60, 0)) is None
 
 
 @pytest.mark.parametrize("n,how", [(3, "PCA"), (49, "PCA"), (50, "t-SNE"), (5001, "PCA")])
-def test_the_map_chooses_by_the_number_of_videos(n, how): assert own.coordinates(made(n, 3))[2] == how
+def test_the_map_chooses_by_the_number_of_videos(n, how):
+    assert own.coordinates(made(n, 3))[2] == how
 
 
 def test_maps_are_repeatable_and_keep_clusters():
@@ -514,7 +830,7 @@ def test_maps_are_repeatable_and_keep_clusters():
         f = made(80, 3)
         one, two = own.coordinates(f, kind)[0], own.coordinates(f, kind)[0]
         near = np.linalg.norm(one[:, None] - one[None], axis=-1) + 1e9 * np.eye(80)
-        assert np.array_equal(one, two) and (f.labels[near.argmin(1)] == f.labels).mean() > .9
+        assert np.array_equal(one, two) and (f.labels[near.argmin(1)] == f.labels).mean() > 0.9
 
 
 @pytest.mark.parametrize("classes,entries", [(0, 0), (2, 2), (20, 20), (35, 21)])
@@ -528,37 +844,101 @@ def test_the_legend_shows_any_name():
     fig = own.draw_map(f, "pca")
     fig.canvas.draw()
     texts = [t.get_text() for t in fig.axes[0].get_legend().get_texts()]
-    assert len(texts) == 3 and "_hidden" in texts[0] and texts[1].startswith(r"\$a_{b\$") and "40 videos" in fig.axes[0].get_title() and "r3d_tiny" in fig.axes[0].get_title()
+    assert (
+        len(texts) == 3
+        and "_hidden" in texts[0]
+        and texts[1].startswith(r"\$a_{b\$")
+        and "40 videos" in fig.axes[0].get_title()
+        and "r3d_tiny" in fig.axes[0].get_title()
+    )
 
 
 @pytest.mark.parametrize("n", [1, 2, 4])
 def test_maps_of_hardly_anything(n):
-    for kind in (None, "tsne", "pca"): assert own.coordinates(made(n, 0), kind)[0].shape == (n, 2)
-    same = made(n, 0); same.values[:] = 1
+    for kind in (None, "tsne", "pca"):
+        assert own.coordinates(made(n, 0), kind)[0].shape == (n, 2)
+    same = made(n, 0)
+    same.values[:] = 1
     assert np.isfinite(own.coordinates(same)[0]).all()
 
 
 # ---------------------------------------------------------------- commands
 
+
 def test_the_commands(folder, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     garbage(folder / "bad.mp4")
-    train_it = ["pretrain", "fame", str(folder), "--profile", "smoke", "--backbone", "r3d", "--steps", "2", "--device", "cpu", "--workers", "0", "-p", "beta=0.3", "--out", "out"]
+    train_it = [
+        "pretrain",
+        "fame",
+        str(folder),
+        "--profile",
+        "smoke",
+        "--backbone",
+        "r3d",
+        "--steps",
+        "2",
+        "--device",
+        "cpu",
+        "--workers",
+        "0",
+        "-p",
+        "beta=0.3",
+        "--out",
+        "out",
+    ]
     assert cli.main(train_it) == 0
     said = capsys.readouterr().out
-    for text in ("9 videos below", "fame on", "2 steps of 8 videos", "beta=0.3", "guessed", "encoder.safetensors", "from mvnb import own", "1 of 9 files", "bad.mp4: "): assert text in said, text
-    assert models.read_weights("out/encoder.safetensors")[1]["recipe"]["params"]["beta"] == .3
+    for text in (
+        "9 videos below",
+        "fame on",
+        "2 steps of 8 videos",
+        "beta=0.3",
+        "guessed",
+        "encoder.safetensors",
+        "from mvnb import own",
+        "1 of 9 files",
+        "bad.mp4: ",
+    ):
+        assert text in said, text
+    assert models.read_weights("out/encoder.safetensors")[1]["recipe"]["params"]["beta"] == 0.3
     assert cli.main(train_it) == 0 and "done already" in capsys.readouterr().out
-    look = ["features", str(folder), "--weights", "out/encoder.safetensors", "--device", "cpu", "--workers", "0", "--views", "2"]
+    look = [
+        "features",
+        str(folder),
+        "--weights",
+        "out/encoder.safetensors",
+        "--device",
+        "cpu",
+        "--workers",
+        "0",
+        "--views",
+        "2",
+    ]
     assert cli.main(look) == 0
     said = capsys.readouterr().out
-    assert f"8 videos, {own.load_encoder('out').dim} numbers" in said and "bad.mp4: " in said and Path("features.npz").is_file() and Path("features_map.png").is_file()
+    assert (
+        f"8 videos, {own.load_encoder('out').dim} numbers" in said
+        and "bad.mp4: " in said
+        and Path("features.npz").is_file()
+        and Path("features_map.png").is_file()
+    )
 
 
-@pytest.mark.parametrize("arguments,said", [
-    (["pretrain", "fam", "{v}"], "did you mean 'fame'"), (["pretrain", "fame", "{v}/_été $/5.mp4"], "no such folder"), (["pretrain", "fame", "{v}/run + jump/5.mp4"], "is one file"),
-    (["pretrain", "fame", "{v}", "-p", "beta"], "write -p name=value"), (["pretrain", "fame", "{v}", "--profile", "large"], "smoke, demo, paper"), (["pretrain", "fame", "{v}", "--workers", "some"], "workers"),
-    (["pretrain", "fame", "{v}", "--device", "tpu"], "tpu"), (["features", "{v}", "--weights", "none.pt"], "no such file of weights"), (["features", "{v}/none", "--weights", "none.pt"], "no such folder")])
+@pytest.mark.parametrize(
+    "arguments,said",
+    [
+        (["pretrain", "fam", "{v}"], "did you mean 'fame'"),
+        (["pretrain", "fame", "{v}/_été $/5.mp4"], "no such folder"),
+        (["pretrain", "fame", "{v}/run + jump/5.mp4"], "is one file"),
+        (["pretrain", "fame", "{v}", "-p", "beta"], "write -p name=value"),
+        (["pretrain", "fame", "{v}", "--profile", "large"], "smoke, demo, paper"),
+        (["pretrain", "fame", "{v}", "--workers", "some"], "workers"),
+        (["pretrain", "fame", "{v}", "--device", "tpu"], "tpu"),
+        (["features", "{v}", "--weights", "none.pt"], "no such file of weights"),
+        (["features", "{v}/none", "--weights", "none.pt"], "no such folder"),
+    ],
+)
 def test_refusals_are_one_sentence(folder, capsys, arguments, said):
     assert cli.main([a.format(v=folder) for a in arguments]) == 1
     out = capsys.readouterr()
@@ -566,5 +946,6 @@ def test_refusals_are_one_sentence(folder, capsys, arguments, said):
 
 
 def test_epochs_and_steps_exclude_each_other(folder):
-    with pytest.raises(SystemExit) as e: cli.main(["pretrain", "fame", str(folder), "--epochs", "1", "--steps", "1"])
+    with pytest.raises(SystemExit) as e:
+        cli.main(["pretrain", "fame", str(folder), "--epochs", "1", "--steps", "1"])
     assert e.value.code == 2

@@ -1,4 +1,5 @@
 "Protocols: against brute force and hand calculation, with unreadable videos, on puppets and on real video."
+
 import csv
 import json
 import sys
@@ -16,7 +17,18 @@ from train_toys import Evaluated  # noqa: E402
 
 from mvnb import protocols as P  # noqa: E402
 from mvnb.augment import Photometric, normalize, to_float  # noqa: E402
-from mvnb.protocols import Classifier, Protocol, evaluate, extract, finetune, linear_probe, neighbours, retrieval, retrieve, true_rank  # noqa: E402
+from mvnb.protocols import (
+    Classifier,
+    Protocol,
+    evaluate,
+    extract,
+    finetune,
+    linear_probe,
+    neighbours,
+    retrieval,
+    retrieve,
+    true_rank,
+)  # noqa: E402
 from mvnb.train import Schedule  # noqa: E402
 
 QUIET = dict(device="cpu", progress=False)
@@ -25,19 +37,29 @@ SHORT = Schedule(epochs=2, batch_size=4, lr=0.05)
 
 class Net(nn.Module):
     "A backbone with batch norm and dropout, so that a wrong mode shows."
+
     dim = 6
 
     def __init__(self):
         super().__init__()
         torch.manual_seed(0)
-        self.body = nn.Sequential(nn.Conv3d(3, 6, 3, padding=1), nn.BatchNorm3d(6), nn.ReLU(), nn.Dropout(0.5))
+        self.body = nn.Sequential(
+            nn.Conv3d(3, 6, 3, padding=1), nn.BatchNorm3d(6), nn.ReLU(), nn.Dropout(0.5)
+        )
 
-    def features(self, clip): return self.body(clip)
-    def forward(self, clip): return self.features(clip).mean((2, 3, 4))
+    def features(self, clip):
+        return self.body(clip)
+
+    def forward(self, clip):
+        return self.features(clip).mean((2, 3, 4))
 
 
-def weights(module): return {k: v.clone() for k, v in module.state_dict().items()}
-def same(a, b): return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+def weights(module):
+    return {k: v.clone() for k, v in module.state_dict().items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
 # ---- retrieval ------------------------------------------------------------------------------------------------------
@@ -47,18 +69,21 @@ def brute_force(query, query_labels, gallery, gallery_labels, ks):
     for q, y in zip(query, query_labels):
         nearness = [float(np.dot(q, g) / (np.linalg.norm(q) * np.linalg.norm(g))) for g in gallery]
         order = sorted(range(len(gallery)), key=lambda i: -nearness[i])
-        for k in ks: hits[k] += any(gallery_labels[i] == y for i in order[:k])
+        for k in ks:
+            hits[k] += any(gallery_labels[i] == y for i in order[:k])
     return {k: 100 * n / len(query) for k, n in hits.items()}
 
 
 @hypothesis_settings(max_examples=40, deadline=None)
-@given(st.integers(0, 10 ** 6), st.integers(2, 20), st.integers(2, 60), st.integers(2, 8), st.integers(1, 6))
+@given(st.integers(0, 10**6), st.integers(2, 20), st.integers(2, 60), st.integers(2, 8), st.integers(1, 6))
 def test_retrieval_equals_brute_force(seed, q, g, dim, classes):
     rng = np.random.default_rng(seed)
     query, gallery = rng.normal(3, 2, (q, dim)), rng.normal(-1, 1, (g, dim))
     a, b = rng.integers(0, classes, q), rng.integers(0, classes, g)
     ks = (1, 5, 10, 20, 50)
-    assert retrieval(query.astype(np.float32), a, gallery.astype(np.float32), b, ks) == pytest.approx(brute_force(query, a, gallery, b, ks))
+    assert retrieval(query.astype(np.float32), a, gallery.astype(np.float32), b, ks) == pytest.approx(
+        brute_force(query, a, gallery, b, ks)
+    )
 
 
 def test_pieces_of_the_score_matrix_do_not_matter():
@@ -72,11 +97,25 @@ def test_retrieval_ignores_each_splits_offset_and_scale():
     assert retrieval(query, a, gallery, b) == retrieval(query * 7 + 3, a, gallery * 0.1 - 5, b)
 
 
-@pytest.mark.parametrize("change, message", [(dict(query=torch.full((4, 3), float("nan"))), "query features are not finite"), (dict(gallery=torch.ones(6, 2)), "3 numbers"),
-                                             (dict(query_labels=[0, 1, 2, -1]), "below 0"), (dict(gallery_labels=[0]), "needs a label"), (dict(gallery=torch.ones(6)), "shape")])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(query=torch.full((4, 3), float("nan"))), "query features are not finite"),
+        (dict(gallery=torch.ones(6, 2)), "3 numbers"),
+        (dict(query_labels=[0, 1, 2, -1]), "below 0"),
+        (dict(gallery_labels=[0]), "needs a label"),
+        (dict(gallery=torch.ones(6)), "shape"),
+    ],
+)
 def test_impossible_retrievals_are_named(change, message):
-    good = dict(query=torch.randn(4, 3), query_labels=[0, 1, 2, 3], gallery=torch.randn(6, 3), gallery_labels=[0, 1, 2, 3, 0, 1])
-    with pytest.raises(ValueError, match=message): retrieval(**{**good, **change})
+    good = dict(
+        query=torch.randn(4, 3),
+        query_labels=[0, 1, 2, 3],
+        gallery=torch.randn(6, 3),
+        gallery_labels=[0, 1, 2, 3, 0, 1],
+    )
+    with pytest.raises(ValueError, match=message):
+        retrieval(**{**good, **change})
 
 
 def test_unreadable_videos_in_retrieval():
@@ -85,19 +124,35 @@ def test_unreadable_videos_in_retrieval():
     found = retrieve(net, gallery, {"t": query}, Protocol(ks=(1, 12)), **QUIET)["t"]
     g, q = (extract(net, x, "cpu", pool="features", progress=False) for x in (gallery, query))
     keep_g, keep_q = [i for i in range(12) if i != 4], [i for i in range(9) if i not in (0, 8)]
-    expected = brute_force(q.values[keep_q].numpy(), q.labels[keep_q].numpy(), g.values[keep_g].numpy(), g.labels[keep_g].numpy(), (1,))
+    expected = brute_force(
+        q.values[keep_q].numpy(),
+        q.labels[keep_q].numpy(),
+        g.values[keep_g].numpy(),
+        g.labels[keep_g].numpy(),
+        (1,),
+    )
     assert found["R@1"] == pytest.approx(expected[1] * 7 / 9) and found["R@12"] == pytest.approx(100 * 7 / 9)
-    assert found["n"] == 9 and found["failed"] == ["a/0.avi", "c/8.avi"] and found["failed_gallery"] == ["b/4.avi"]
+    assert (
+        found["n"] == 9
+        and found["failed"] == ["a/0.avi", "c/8.avi"]
+        and found["failed_gallery"] == ["b/4.avi"]
+    )
 
 
 def test_retrieval_leaves_one_line_per_query_from_which_every_recall_follows(tmp_path):
     import csv
+
     net, gallery, query = Net(), Evaluated(12, broken=(4,)), Evaluated(9, broken=(0, 8))
     found = retrieve(net, gallery, {"t": query}, Protocol(ks=(1, 3, 7)), folder=tmp_path, **QUIET)["t"]
-    with open(tmp_path / "predictions" / "t.csv", newline="") as file: lines = list(csv.DictReader(file))
-    assert [l["path"] for l in lines] == [str(p) for p in query.index.paths] and [l["ok"] for l in lines] == list("011111110")
+    with open(tmp_path / "predictions" / "t.csv", newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [l["path"] for l in lines] == [str(p) for p in query.index.paths] and [
+        l["ok"] for l in lines
+    ] == list("011111110")
     rank = np.array([int(l["rank"]) for l in lines])
-    assert (rank[[0, 8]] == -1).all() and {k: 100 * ((rank >= 0) & (rank < k)).mean() for k in (1, 3, 7)} == pytest.approx({k: found[f"R@{k}"] for k in (1, 3, 7)})
+    assert (rank[[0, 8]] == -1).all() and {
+        k: 100 * ((rank >= 0) & (rank < k)).mean() for k in (1, 3, 7)
+    } == pytest.approx({k: found[f"R@{k}"] for k in (1, 3, 7)})
     g, q = (extract(net, x, "cpu", pool="features", progress=False) for x in (gallery, query))
     unit = lambda x: (x - x.mean(0)) / np.linalg.norm(x - x.mean(0), axis=1, keepdims=True)
     keep_g, keep_q = [i for i in range(12) if i != 4], range(1, 8)
@@ -105,7 +160,9 @@ def test_retrieval_leaves_one_line_per_query_from_which_every_recall_follows(tmp
     for i, order in zip(keep_q, near):
         classes = [int(g.labels[keep_g[j]]) for j in order[:7]]
         own = int(q.labels[i])
-        assert int(lines[i]["predicted"]) == classes[0] and rank[i] == (classes.index(own) if own in classes else -1)
+        assert int(lines[i]["predicted"]) == classes[0] and rank[i] == (
+            classes.index(own) if own in classes else -1
+        )
 
 
 # ---- extraction -----------------------------------------------------------------------------------------------------
@@ -132,77 +189,119 @@ def test_ten_clips_are_averaged_as_by_hand(batch_size):
 
 
 def test_extract_refuses_what_would_mislead():
-    with pytest.raises(ValueError, match="the data set has 3"): extract(Net(), Evaluated(4), "cpu", views=10)
-    with pytest.raises(ValueError, match="'softmax', 'features', 'none'"): extract(Net(), Evaluated(4), "cpu", pool="max")
-    broken = Net(); broken.body[0].weight.data.fill_(float("nan"))
-    with pytest.raises(ValueError, match="not finite"): extract(broken, Evaluated(4), "cpu", progress=False)
+    with pytest.raises(ValueError, match="the data set has 3"):
+        extract(Net(), Evaluated(4), "cpu", views=10)
+    with pytest.raises(ValueError, match="'softmax', 'features', 'none'"):
+        extract(Net(), Evaluated(4), "cpu", pool="max")
+    broken = Net()
+    broken.body[0].weight.data.fill_(float("nan"))
+    with pytest.raises(ValueError, match="not finite"):
+        extract(broken, Evaluated(4), "cpu", progress=False)
 
 
 def test_bf16_changes_little():
-    a, b = (extract(Classifier(Net(), 3), Evaluated(6), "cpu", precision=p, progress=False).values for p in ("32", "bf16"))
+    a, b = (
+        extract(Classifier(Net(), 3), Evaluated(6), "cpu", precision=p, progress=False).values
+        for p in ("32", "bf16")
+    )
     assert b.dtype == torch.float32 and not torch.equal(a, b)
     torch.testing.assert_close(a, b, rtol=0.03, atol=0.01)
 
 
 # ---- accuracy -------------------------------------------------------------------------------------------------------
 @hypothesis_settings(max_examples=60, deadline=None)
-@given(st.integers(0, 10 ** 6), st.integers(1, 30), st.integers(1, 9), st.integers(1, 4))
+@given(st.integers(0, 10**6), st.integers(1, 30), st.integers(1, 9), st.integers(1, 4))
 def test_rank_equals_sorting(seed, n, classes, levels):
     rng = np.random.default_rng(seed)
-    scores, labels = rng.integers(0, levels, (n, classes)).astype(np.float32), rng.integers(0, classes, n)   # many ties
+    scores, labels = (
+        rng.integers(0, levels, (n, classes)).astype(np.float32),
+        rng.integers(0, classes, n),
+    )  # many ties
     expected = [sorted(range(classes), key=lambda c: (-s[c], c)).index(y) for s, y in zip(scores, labels)]
     assert true_rank(torch.from_numpy(scores), torch.from_numpy(labels)).tolist() == expected
 
 
 @pytest.mark.parametrize("label", [-1, 3])
 def test_labels_without_a_score_are_refused(label):
-    with pytest.raises(ValueError, match="do not fit 3 classes"): true_rank(torch.rand(2, 3), torch.tensor([0, label]))
+    with pytest.raises(ValueError, match="do not fit 3 classes"):
+        true_rank(torch.rand(2, 3), torch.tensor([0, label]))
 
 
 def test_accuracy_by_hand_with_unreadable_videos(tmp_path):
     class Told(nn.Module):
         "Says for each video what the table says; the first pixel of a video is its number."
-        def forward(self, clip): return table[(clip[:, 0, 0, 0, 0] * 0.22803 + 0.43216).mul(255).round().long()]
+
+        def forward(self, clip):
+            return table[(clip[:, 0, 0, 0, 0] * 0.22803 + 0.43216).mul(255).round().long()]
+
     class Numbered(Evaluated):
-        def sample(self, i, epoch): return torch.full((self.views, 3, 2, 4, 4), int(i), dtype=torch.uint8), 0
+        def sample(self, i, epoch):
+            return torch.full((self.views, 3, 2, 4, 4), int(i), dtype=torch.uint8), 0
+
     table = torch.randn(20, 8)
     data = Numbered(20, broken=(3, 10), classes=8)
     result = evaluate(Told(), data, predictions=tmp_path / "p" / "t.csv", **QUIET)
     labels, right1, right5, confusion = [i % 8 for i in range(20)], 0, 0, np.zeros((8, 8), int)
     for i, y in enumerate(labels):
-        if i in (3, 10): continue
+        if i in (3, 10):
+            continue
         best = np.argsort(-table[i].numpy(), kind="stable")
-        right1 += y == best[0]; right5 += y in best[:5]; confusion[y, best[0]] += 1
-    assert result["top1"] == pytest.approx(100 * right1 / 20) and result["top5"] == pytest.approx(100 * right5 / 20)
-    assert result["n"] == 20 and result["failed"] == ["d/3.avi", "c/10.avi"] and result["confusion"] == confusion.tolist()
+        right1 += y == best[0]
+        right5 += y in best[:5]
+        confusion[y, best[0]] += 1
+    assert result["top1"] == pytest.approx(100 * right1 / 20) and result["top5"] == pytest.approx(
+        100 * right5 / 20
+    )
+    assert (
+        result["n"] == 20
+        and result["failed"] == ["d/3.avi", "c/10.avi"]
+        and result["confusion"] == confusion.tolist()
+    )
     json.dumps(result)
     rows = list(csv.DictReader(open(tmp_path / "p" / "t.csv")))
     assert [r["path"] for r in rows] == list(data.index.paths) and [r["ok"] for r in rows].count("0") == 2
-    for k, top in ((1, "top1"), (5, "top5")): assert 100 * np.mean([0 <= int(r["rank"]) < k for r in rows]) == pytest.approx(result[top])
+    for k, top in ((1, "top1"), (5, "top5")):
+        assert 100 * np.mean([0 <= int(r["rank"]) < k for r in rows]) == pytest.approx(result[top])
     assert [p.name for p in (tmp_path / "p").iterdir()] == ["t.csv"]
 
 
 # ---- classifier -----------------------------------------------------------------------------------------------------
-def batch_of(data, n=6): return next(data.batches(n, 0, shuffle=False))
+def batch_of(data, n=6):
+    return next(data.batches(n, 0, shuffle=False))
 
 
 def test_loss_by_hand():
-    model, batch = Classifier(Net(), 3, normalize=True, label_smoothing=0.1).eval(), batch_of(Evaluated(6, views=2))
-    with torch.no_grad(): out = model(batch)
+    model, batch = (
+        Classifier(Net(), 3, normalize=True, label_smoothing=0.1).eval(),
+        batch_of(Evaluated(6, views=2)),
+    )
+    with torch.no_grad():
+        out = model(batch)
     losses, right = [], []
     for v in range(2):
         for clip, label in zip(batch["clip"][:, v], batch["label"].tolist()):
-            with torch.no_grad(): f = model.backbone(normalize(to_float(clip[None])))[0].double().numpy()
-            logits = model.head.weight.detach().double().numpy() @ (f / np.linalg.norm(f)) + model.head.bias.detach().double().numpy()
+            with torch.no_grad():
+                f = model.backbone(normalize(to_float(clip[None])))[0].double().numpy()
+            logits = (
+                model.head.weight.detach().double().numpy() @ (f / np.linalg.norm(f))
+                + model.head.bias.detach().double().numpy()
+            )
             logp = logits - np.log(np.exp(logits).sum())
-            losses.append(-0.9 * logp[label] - 0.1 * logp.mean()); right.append(logits.argmax() == label)
-    assert out["loss"].item() == pytest.approx(np.mean(losses), rel=1e-5) and out["acc"].item() == pytest.approx(np.mean(right))
+            losses.append(-0.9 * logp[label] - 0.1 * logp.mean())
+            right.append(logits.argmax() == label)
+    assert out["loss"].item() == pytest.approx(np.mean(losses), rel=1e-5) and out[
+        "acc"
+    ].item() == pytest.approx(np.mean(right))
 
 
 def test_photometric_augmentation_is_a_function_of_epoch_and_sample():
     model, batch = Classifier(Net(), 3, photometric=Photometric(), views=2), batch_of(Evaluated(6, views=2))
     a, b, other = model.augmented(batch), model.augmented(batch), model.augmented({**batch, "epoch": 1})
-    assert torch.equal(a, b) and not torch.equal(a, other) and not torch.equal(a[:6], model.augmented({**batch, "clip": batch["clip"].flip(1)})[6:])
+    assert (
+        torch.equal(a, b)
+        and not torch.equal(a, other)
+        and not torch.equal(a[:6], model.augmented({**batch, "clip": batch["clip"].flip(1)})[6:])
+    )
     part = {k: v[2:4] if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
     torch.testing.assert_close(model.augmented(part)[:2], a[2:4])
 
@@ -213,14 +312,32 @@ def test_frozen_means_frozen(tmp_path, frozen):
     before = weights(net)
     protocol = Protocol(SHORT, dropout=0.3, normalize=True)
     run = linear_probe if frozen else finetune
-    results = run(net, Evaluated(12, views=1), {"a": Evaluated(6), "b": Evaluated(7, broken=(1,))}, protocol, folder=tmp_path, **QUIET)
-    assert same(before, weights(net))                                        # the caller's backbone is never touched
+    results = run(
+        net,
+        Evaluated(12, views=1),
+        {"a": Evaluated(6), "b": Evaluated(7, broken=(1,))},
+        protocol,
+        folder=tmp_path,
+        **QUIET,
+    )
+    assert same(before, weights(net))  # the caller's backbone is never touched
     after = weights(results.classifier.backbone)
-    assert same(before, after) == frozen                                     # batch norm's statistics included
+    assert same(before, after) == frozen  # batch norm's statistics included
     assert list(results) == ["a", "b"] and results["b"]["n"] == 7 and results["b"]["failed"] == ["b/1.avi"]
-    assert results.fit.steps == 6 and (tmp_path / "losses.csv").exists() and (tmp_path / "head.safetensors").exists() == frozen
+    assert (
+        results.fit.steps == 6
+        and (tmp_path / "losses.csv").exists()
+        and (tmp_path / "head.safetensors").exists() == frozen
+    )
     assert sorted(p.name for p in (tmp_path / "predictions").iterdir()) == ["a.csv", "b.csv"]
-    again = run(net, Evaluated(12, views=1), {"a": Evaluated(6), "b": Evaluated(7, broken=(1,))}, protocol, folder=tmp_path, **QUIET)
+    again = run(
+        net,
+        Evaluated(12, views=1),
+        {"a": Evaluated(6), "b": Evaluated(7, broken=(1,))},
+        protocol,
+        folder=tmp_path,
+        **QUIET,
+    )
     assert again == results and again.fit.resumed == 6
 
 
@@ -234,27 +351,43 @@ def test_a_frozen_forward_keeps_no_graph():
 # ---- cached linear probe ---------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("classes", [2, 3])
 def test_cached_probe_equals_logistic_regression(tmp_path, classes):
-    net, train, test = Net(), Evaluated(24, views=2, broken=(5,), classes=classes), Evaluated(9, classes=classes)
+    net, train, test = (
+        Net(),
+        Evaluated(24, views=2, broken=(5,), classes=classes),
+        Evaluated(9, classes=classes),
+    )
     before = weights(net)
-    results = linear_probe(net, train, test, Protocol(cached=True, normalize=True, C=3.0), folder=tmp_path, **QUIET)
+    results = linear_probe(
+        net, train, test, Protocol(cached=True, normalize=True, C=3.0), folder=tmp_path, **QUIET
+    )
     assert same(before, weights(net)) and results.fit is None and (tmp_path / "head.safetensors").exists()
     features, labels = [], []
     net.eval()
     for i in (i for i in range(24) if i != 5):
-        with torch.no_grad(): f = net(normalize(to_float(train.sample(i, 0)[0]))).double()
-        features.append(f / f.norm(dim=1, keepdim=True)); labels += [i % classes] * 2
+        with torch.no_grad():
+            f = net(normalize(to_float(train.sample(i, 0)[0]))).double()
+        features.append(f / f.norm(dim=1, keepdim=True))
+        labels += [i % classes] * 2
     features, labels = torch.cat(features), torch.tensor(labels)
-    w, b = torch.zeros(classes, 6, dtype=torch.float64, requires_grad=True), torch.zeros(classes, dtype=torch.float64, requires_grad=True)
+    w, b = (
+        torch.zeros(classes, 6, dtype=torch.float64, requires_grad=True),
+        torch.zeros(classes, dtype=torch.float64, requires_grad=True),
+    )
     solver = torch.optim.LBFGS([w, b], max_iter=500, tolerance_grad=1e-9, line_search_fn="strong_wolfe")
+
     def objective():
         solver.zero_grad()
         penalty = w.pow(2).sum() / 2 if classes > 2 else (w[1] - w[0]).pow(2).sum() / 2
         loss = 3.0 * nn.functional.cross_entropy(features @ w.T + b, labels, reduction="sum") + penalty
         loss.backward()
         return loss
+
     solver.step(objective)
     head = results.classifier.head
-    ours, theirs = (torch.softmax(features @ x.double().T + y.double(), 1).detach() for x, y in ((head.weight, head.bias), (w, b)))
+    ours, theirs = (
+        torch.softmax(features @ x.double().T + y.double(), 1).detach()
+        for x, y in ((head.weight, head.bias), (w, b))
+    )
     torch.testing.assert_close(ours, theirs, atol=0.01, rtol=0)
 
 
@@ -264,51 +397,92 @@ def test_a_class_never_seen_is_never_chosen(tmp_path):
     results = linear_probe(Net(), train, Evaluated(9), Protocol(cached=True), folder=tmp_path, **QUIET)
     assert all(row[1] == 0 for row in results["test"]["confusion"]) and results["test"]["n"] == 9
     train.index.labels = np.zeros(12, int)
-    with pytest.raises(ValueError, match="at least two"): linear_probe(Net(), train, Evaluated(9), Protocol(cached=True), folder=tmp_path, **QUIET)
+    with pytest.raises(ValueError, match="at least two"):
+        linear_probe(Net(), train, Evaluated(9), Protocol(cached=True), folder=tmp_path, **QUIET)
 
 
 def test_training_needs_a_schedule(tmp_path):
-    with pytest.raises(ValueError, match="its schedule is None"): finetune(Net(), Evaluated(6), Evaluated(6), Protocol(), folder=tmp_path, **QUIET)
+    with pytest.raises(ValueError, match="its schedule is None"):
+        finetune(Net(), Evaluated(6), Evaluated(6), Protocol(), folder=tmp_path, **QUIET)
 
 
-@pytest.mark.parametrize("bad", [dict(dropout=1.0), dict(views=0), dict(precision="16"), dict(C=0), dict(label_smoothing=-0.1)])
+@pytest.mark.parametrize(
+    "bad", [dict(dropout=1.0), dict(views=0), dict(precision="16"), dict(C=0), dict(label_smoothing=-0.1)]
+)
 def test_impossible_protocols_are_refused(bad):
-    with pytest.raises(ValueError, match=next(iter(bad))): Protocol(**bad)
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        Protocol(**bad)
 
 
 # ---- puppets and real video -------------------------------------------------------------------------------------------
 def test_puppets_by_all_protocols(tmp_path, puppets_root):
     from mvnb import datasets, models
-    index = {s: datasets.load("puppets-u", s, root=puppets_root, scale=0.15) for s in ("train", "test-biased", "test-unbiased")}
+
+    index = {
+        s: datasets.load("puppets-u", s, root=puppets_root, scale=0.15)
+        for s in ("train", "test-biased", "test-unbiased")
+    }
     tests = {k: v for k, v in index.items() if k != "train"}
     torch.manual_seed(0)
     net = models.build("r3d_tiny")
-    protocol = Protocol(Schedule(epochs=1, batch_size=8, lr=0.01, max_steps=2), length=4, size=32, views=2, train_views=2, cache="memory", ks=(1, 5))
+    protocol = Protocol(
+        Schedule(epochs=1, batch_size=8, lr=0.01, max_steps=2),
+        length=4,
+        size=32,
+        views=2,
+        train_views=2,
+        cache="memory",
+        ks=(1, 5),
+    )
     tuned = finetune(net, index["train"], tests, protocol, folder=tmp_path / "f", **QUIET)
-    probed = linear_probe(net, index["train"], tests, replace(protocol, cached=True, normalize=True), folder=tmp_path / "l", **QUIET)
+    probed = linear_probe(
+        net,
+        index["train"],
+        tests,
+        replace(protocol, cached=True, normalize=True),
+        folder=tmp_path / "l",
+        **QUIET,
+    )
     found = retrieve(net, index["train"], tests, protocol, folder=tmp_path / "r", **QUIET)
     for results in (tuned, probed, found):
-        assert list(results) == list(tests) and all(results[k]["n"] == len(tests[k]) and results[k]["failed"] == [] for k in tests)
+        assert list(results) == list(tests) and all(
+            results[k]["n"] == len(tests[k]) and results[k]["failed"] == [] for k in tests
+        )
         json.dumps(results)
-    assert probed["test-biased"]["top1"] > probed["test-unbiased"]["top1"] + 15          # an untrained network sees scenes
+    assert (
+        probed["test-biased"]["top1"] > probed["test-unbiased"]["top1"] + 15
+    )  # an untrained network sees scenes
     from safetensors.torch import load_file
-    assert {k: len(v) for k, v in load_file(tmp_path / "r" / "retrieval.safetensors").items()} == {"gallery": 48, **{k: len(v) for k, v in tests.items()}}
+
+    assert {k: len(v) for k, v in load_file(tmp_path / "r" / "retrieval.safetensors").items()} == {
+        "gallery": 48,
+        **{k: len(v) for k, v in tests.items()},
+    }
 
 
 def test_real_videos_and_a_missing_one(tmp_path, shared_data):
     from mvnb import datasets, models
-    train = datasets.load("ucf101", "train", root=shared_data / "mini", annotations=shared_data / "annotations" / "mini").limit(3)
-    test = datasets.load("ucf101", "test", root=shared_data / "mini", annotations=shared_data / "annotations" / "mini").limit(1)
-    paths = list(test.paths); paths[2] = "Surfing/v_Surfing_g99_c01.avi"
+
+    train = datasets.load(
+        "ucf101", "train", root=shared_data / "mini", annotations=shared_data / "annotations" / "mini"
+    ).limit(3)
+    test = datasets.load(
+        "ucf101", "test", root=shared_data / "mini", annotations=shared_data / "annotations" / "mini"
+    ).limit(1)
+    paths = list(test.paths)
+    paths[2] = "Surfing/v_Surfing_g99_c01.avi"
     test = replace(test, paths=tuple(paths))
     torch.manual_seed(0)
     protocol = Protocol(length=4, size=32, views=3, cached=True, normalize=True)
     results = linear_probe(models.build("r3d_tiny"), train, test, protocol, folder=tmp_path, **QUIET)["test"]
     assert results["n"] == 6 and results["failed"] == [paths[2]] and np.sum(results["confusion"]) == 5
     rows = list(csv.DictReader(open(tmp_path / "predictions" / "test.csv")))
-    assert rows[2]["rank"] == "-1" and results["top1"] == pytest.approx(100 * sum(r["rank"] == "0" for r in rows) / 6)
+    assert rows[2]["rank"] == "-1" and results["top1"] == pytest.approx(
+        100 * sum(r["rank"] == "0" for r in rows) / 6
+    )
 
 
 @pytest.mark.parametrize("field,value", [("stride", (1, 2)), ("stride", 0), ("views", 1.5), ("layers", None)])
 def test_whole_numbers_are_asked_for(field, value):
-    with pytest.raises(ValueError, match=f"Protocol.{field} is"): Protocol(**{field: value})
+    with pytest.raises(ValueError, match=f"Protocol.{field} is"):
+        Protocol(**{field: value})

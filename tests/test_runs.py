@@ -1,4 +1,5 @@
 "Recipes and the run store: hashes, once among processes, damage, kills, changed data."
+
 import dataclasses
 import json
 import os
@@ -29,98 +30,251 @@ def store(tmp_path, monkeypatch, puppets_root):
 
 
 def pre(seed=0, steps=2, **params):
-    p = dataclasses.replace(SMOKE, pretrain=dataclasses.replace(SMOKE.pretrain, max_steps=steps, epochs=max(4, steps)))
+    p = dataclasses.replace(
+        SMOKE, pretrain=dataclasses.replace(SMOKE.pretrain, max_steps=steps, epochs=max(4, steps))
+    )
     return recipes.pretraining(p, "moco", "puppets-u", "i3d", seed, **params)
 
 
-def tune(parent): return recipes.finetuning(SMOKE, "puppets-u", parent)
-def ensure(recipe, **kw): return runs.ensure(recipe, device="cpu", workers=0, **{"progress": False, **kw})
+def tune(parent):
+    return recipes.finetuning(SMOKE, "puppets-u", parent)
+
+
+def ensure(recipe, **kw):
+    return runs.ensure(recipe, device="cpu", workers=0, **{"progress": False, **kw})
 
 
 # ---------------------------------------------------------------- recipes
 
+
 def test_the_hash_of_a_recipe_stays():
     "Stored results are found by this hash. If this test fails, every stored run is lost: raise recipes.FORMAT if that is meant, or use recipes.LATER."
-    recipe = Recipe("finetune", Data("ucf101", fold=2), "i3d", Clips(16, 2, 224), Schedule(epochs=150, batch_size=128, lr=0.025, schedule="step", milestones=(60, 120)),
-                    params=dict(dropout=0.7), tests=[("test", Data("ucf101", "test", fold=2))], seed=3,
-                    parent=Recipe("pretrain", Data("ucf101", fold=2), "i3d", Clips(16, 2, 224), Schedule(epochs=200, batch_size=64),
-                                  method="fame", params=dict(beta=0.3, queue=2048), seed=3))
+    recipe = Recipe(
+        "finetune",
+        Data("ucf101", fold=2),
+        "i3d",
+        Clips(16, 2, 224),
+        Schedule(epochs=150, batch_size=128, lr=0.025, schedule="step", milestones=(60, 120)),
+        params=dict(dropout=0.7),
+        tests=[("test", Data("ucf101", "test", fold=2))],
+        seed=3,
+        parent=Recipe(
+            "pretrain",
+            Data("ucf101", fold=2),
+            "i3d",
+            Clips(16, 2, 224),
+            Schedule(epochs=200, batch_size=64),
+            method="fame",
+            params=dict(beta=0.3, queue=2048),
+            seed=3,
+        ),
+    )
     assert recipe.hash == "a0056b988389f3be" and recipe.parent.hash == "7029dcfb5a0347b6"
 
 
-values = st.recursive(st.none() | st.booleans() | st.integers(-10**9, 10**9) | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
-                      lambda inner: st.lists(inner, max_size=3), max_leaves=4)
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**9), 10**9)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3),
+    max_leaves=4,
+)
+
 
 @hyp(max_examples=60, deadline=None)
-@given(params=st.dictionaries(st.text(min_size=1, max_size=8), values, max_size=4), seed=st.integers(0, 2**31), scale=st.floats(0.01, 1),
-       lr=st.floats(1e-6, 10), name=st.text(min_size=1, max_size=12))
+@given(
+    params=st.dictionaries(st.text(min_size=1, max_size=8), values, max_size=4),
+    seed=st.integers(0, 2**31),
+    scale=st.floats(0.01, 1),
+    lr=st.floats(1e-6, 10),
+    name=st.text(min_size=1, max_size=12),
+)
 def test_a_recipe_survives_json_and_keeps_its_hash(params, seed, scale, lr, name):
-    parent = Recipe("pretrain", Data(name, scale=scale), "i3d", Clips(stride=(1, 2)), Schedule(epochs=1, batch_size=2, lr=lr), method="moco", params=params, seed=seed)
-    child = Recipe("linear", Data(name, "test"), "i3d", schedule=Schedule(epochs=1, batch_size=2), tests=[["t", Data(name)]], parent=parent, params=params)
+    parent = Recipe(
+        "pretrain",
+        Data(name, scale=scale),
+        "i3d",
+        Clips(stride=(1, 2)),
+        Schedule(epochs=1, batch_size=2, lr=lr),
+        method="moco",
+        params=params,
+        seed=seed,
+    )
+    child = Recipe(
+        "linear",
+        Data(name, "test"),
+        "i3d",
+        schedule=Schedule(epochs=1, batch_size=2),
+        tests=[["t", Data(name)]],
+        parent=parent,
+        params=params,
+    )
     again = from_json(child.json())
-    assert again == child and again.hash == child.hash and again.parent.hash == parent.hash and hash(again) == hash(child)
-    assert from_json(json.loads(json.dumps(json.loads(child.json()), indent=3))) == child  # other spacing and order, the same recipe
+    assert (
+        again == child
+        and again.hash == child.hash
+        and again.parent.hash == parent.hash
+        and hash(again) == hash(child)
+    )
+    assert (
+        from_json(json.loads(json.dumps(json.loads(child.json()), indent=3))) == child
+    )  # other spacing and order, the same recipe
 
 
 def test_every_field_of_a_recipe_is_in_its_hash():
     base = pre()
-    other = dict(data=Data("puppets-h", scale=0.5), backbone="r3d_tiny", clips=Clips(size=64), schedule=Schedule(epochs=9, batch_size=4), method="fame",
-                 params=Options(x=1), photometric=Options(), model=Options(width=2), test_views=3, seed=5, profile="demo")
-    checked = {f.name for f in dataclasses.fields(Recipe)} - {"kind", "tests", "parent", "format"}  # these four: refused alone, or below
+    other = dict(
+        data=Data("puppets-h", scale=0.5),
+        backbone="r3d_tiny",
+        clips=Clips(size=64),
+        schedule=Schedule(epochs=9, batch_size=4),
+        method="fame",
+        params=Options(x=1),
+        photometric=Options(),
+        model=Options(width=2),
+        test_views=3,
+        seed=5,
+        profile="demo",
+    )
+    checked = {f.name for f in dataclasses.fields(Recipe)} - {
+        "kind",
+        "tests",
+        "parent",
+        "format",
+    }  # these four: refused alone, or below
     assert checked == set(other)
-    assert len({base.hash, *(dataclasses.replace(base, **{k: v}).hash for k, v in other.items())}) == len(other) + 1
+    assert (
+        len({base.hash, *(dataclasses.replace(base, **{k: v}).hash for k, v in other.items())})
+        == len(other) + 1
+    )
     child = tune(base)
-    assert len({child.hash, tune(pre(seed=1)).hash, dataclasses.replace(child, tests=child.tests[:1]).hash, dataclasses.replace(child, parent=None).hash}) == 4
+    assert (
+        len(
+            {
+                child.hash,
+                tune(pre(seed=1)).hash,
+                dataclasses.replace(child, tests=child.tests[:1]).hash,
+                dataclasses.replace(child, parent=None).hash,
+            }
+        )
+        == 4
+    )
 
 
-@pytest.mark.parametrize("part,known", [(Data, "name split fold seed scale per_class"), (Clips, "length stride size scale ratio cache")])
+@pytest.mark.parametrize(
+    "part,known",
+    [(Data, "name split fold seed scale per_class"), (Clips, "length stride size scale ratio cache")],
+)
 def test_a_new_field_must_keep_old_hashes(part, known):
     new = {f.name for f in dataclasses.fields(part)} - set(known.split())
-    assert all((part.__name__, name) in recipes.LATER for name in new), "list new fields in recipes.LATER, or every stored run is lost"
+    assert all((part.__name__, name) in recipes.LATER for name in new), (
+        "list new fields in recipes.LATER, or every stored run is lost"
+    )
 
 
 def test_whole_floats_hash_like_integers():
-    assert dataclasses.replace(pre(), data=Data("puppets-u", scale=1)).hash == dataclasses.replace(pre(), data=Data("puppets-u", scale=1.0)).hash
+    assert (
+        dataclasses.replace(pre(), data=Data("puppets-u", scale=1)).hash
+        == dataclasses.replace(pre(), data=Data("puppets-u", scale=1.0)).hash
+    )
 
 
-@pytest.mark.parametrize("change,message", [
-    (dict(kind="train"), "is not known"), (dict(method=None), "needs a method"), (dict(schedule=None), "needs a schedule"),
-    (dict(tests=[("t", Data("x"))]), "has no tests"), (dict(format=0), "has format 0"), (dict(params=dict(f=len)), "numbers, texts")])
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        (dict(kind="train"), "is not known"),
+        (dict(method=None), "needs a method"),
+        (dict(schedule=None), "needs a schedule"),
+        (dict(tests=[("t", Data("x"))]), "has no tests"),
+        (dict(format=0), "has format 0"),
+        (dict(params=dict(f=len)), "numbers, texts"),
+    ],
+)
 def test_a_recipe_that_cannot_run_is_refused(change, message):
-    with pytest.raises((ValueError, TypeError), match=message): dataclasses.replace(pre(), **change)
+    with pytest.raises((ValueError, TypeError), match=message):
+        dataclasses.replace(pre(), **change)
 
 
 def test_a_recipe_of_another_version_is_refused():
     text = json.loads(pre().json())
-    with pytest.raises(ValueError, match="Clips has no colour"): from_json(text | {"clips": text["clips"] | {"colour": 1}})
+    with pytest.raises(ValueError, match="Clips has no colour"):
+        from_json(text | {"clips": text["clips"] | {"colour": 1}})
 
 
 def test_the_paper_profile_is_the_paper():
     p = recipes.profile("paper", "fame")
     r = recipes.pretraining(p, "fame", "ucf101", "i3d", beta=0.3)
     t = recipes.finetuning(p, "hmdb51", r)
-    assert (r.schedule.epochs, r.schedule.batch_size, r.schedule.lr, r.schedule.weight_decay, r.schedule.schedule) == (200, 64, 0.01, 1e-4, "cosine")
-    assert (r.backbone, r.params["queue"], r.params["head"], r.params["temperature"], r.clips.length, r.clips.stride, r.clips.size) == ("i3d", 2048, "linear", 0.1, 16, 2, 224)
-    assert (t.schedule.epochs, t.schedule.lr, t.schedule.batch_size, t.schedule.milestones, t.params["dropout"], t.test_views) == (150, 0.025, 128, (60, 120), 0.7, 10)
-    assert r.data == Data("ucf101", "train", 1) and t.tests == (("test", Data("hmdb51", "test", 1)),) and t.clips.cache is None
+    assert (
+        r.schedule.epochs,
+        r.schedule.batch_size,
+        r.schedule.lr,
+        r.schedule.weight_decay,
+        r.schedule.schedule,
+    ) == (200, 64, 0.01, 1e-4, "cosine")
+    assert (
+        r.backbone,
+        r.params["queue"],
+        r.params["head"],
+        r.params["temperature"],
+        r.clips.length,
+        r.clips.stride,
+        r.clips.size,
+    ) == ("i3d", 2048, "linear", 0.1, 16, 2, 224)
+    assert (
+        t.schedule.epochs,
+        t.schedule.lr,
+        t.schedule.batch_size,
+        t.schedule.milestones,
+        t.params["dropout"],
+        t.test_views,
+    ) == (150, 0.025, 128, (60, 120), 0.7, 10)
+    assert (
+        r.data == Data("ucf101", "train", 1)
+        and t.tests == (("test", Data("hmdb51", "test", 1)),)
+        and t.clips.cache is None
+    )
 
 
 # ---------------------------------------------------------------- the store
 
+
 def test_a_second_call_reads_and_gives_the_same(store):
     child = tune(pre())
-    first, times = ensure(child), {p: p.stat().st_mtime_ns for p in store.rglob("*") if p.is_file() and ".locks" not in p.parts}
+    first, times = (
+        ensure(child),
+        {p: p.stat().st_mtime_ns for p in store.rglob("*") if p.is_file() and ".locks" not in p.parts},
+    )
     second = ensure(child)
     assert second.metrics == first.metrics and second.meta == first.meta
     assert {p: p.stat().st_mtime_ns for p in times} == times
     assert {p.name for p in store.iterdir()} == {".locks", child.hash, child.parent.hash}
     assert not list(store.rglob("*.pt")) and not list(store.rglob("*.tmp"))  # nothing left over
-    for name in ("device", "commit", "versions", "data", "failed", "seconds", "peak_memory", "started", "finished", "gmac"): assert name in first.meta, name
-    assert first.metrics["biased"]["n"] > 0 and (first.folder / "losses.csv").is_file() and (first.folder / "predictions" / "biased.csv").is_file()
+    for name in (
+        "device",
+        "commit",
+        "versions",
+        "data",
+        "failed",
+        "seconds",
+        "peak_memory",
+        "started",
+        "finished",
+        "gmac",
+    ):
+        assert name in first.meta, name
+    assert (
+        first.metrics["biased"]["n"] > 0
+        and (first.folder / "losses.csv").is_file()
+        and (first.folder / "predictions" / "biased.csv").is_file()
+    )
 
 
 def test_a_fine_tuning_starts_from_its_parent(store):
     from mvnb import models
+
     parent = ensure(pre())
     loaded, meta = models.read_weights(parent.weights)
     assert from_json(meta["recipe"]) == parent.recipe
@@ -131,14 +285,32 @@ def test_a_fine_tuning_starts_from_its_parent(store):
     assert near < 0.5 * far  # three small steps away from the parent's weights, not from random ones
 
 
-def truncate(path): path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-def flip(path): data = bytearray(path.read_bytes()); data[len(data) // 2] ^= 1; path.write_bytes(data)
-def improve(path): path.write_text(path.read_text().replace('"steps": 2', '"steps": 9'))
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
-@pytest.mark.parametrize("file,harm,why", [
-    ("result.json", truncate, "cannot be read"), ("result.json", improve, "own checksum"), ("result.json", Path.unlink, "result.json is missing"),
-    ("weights.safetensors", flip, "weights.safetensors does not match"), ("weights.safetensors", truncate, "does not match"),
-    ("weights.safetensors", Path.unlink, "weights.safetensors is missing"), ("losses.csv", Path.unlink, "losses.csv is missing")])
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def improve(path):
+    path.write_text(path.read_text().replace('"steps": 2', '"steps": 9'))
+
+
+@pytest.mark.parametrize(
+    "file,harm,why",
+    [
+        ("result.json", truncate, "cannot be read"),
+        ("result.json", improve, "own checksum"),
+        ("result.json", Path.unlink, "result.json is missing"),
+        ("weights.safetensors", flip, "weights.safetensors does not match"),
+        ("weights.safetensors", truncate, "does not match"),
+        ("weights.safetensors", Path.unlink, "weights.safetensors is missing"),
+        ("losses.csv", Path.unlink, "losses.csv is missing"),
+    ],
+)
 def test_damage_is_found_and_mended(store, capsys, file, harm, why):
     recipe = pre()
     good = ensure(recipe)
@@ -148,7 +320,11 @@ def test_damage_is_found_and_mended(store, capsys, file, harm, why):
     assert found.state == "damaged" and why in found.why and runs.find(recipe) is None
     again = ensure(recipe, progress=True)
     assert why in capsys.readouterr().out
-    assert again.weights.read_bytes() == weights and again.metrics == good.metrics and runs.status(recipe).state == "stored"
+    assert (
+        again.weights.read_bytes() == weights
+        and again.metrics == good.metrics
+        and runs.status(recipe).state == "stored"
+    )
 
 
 def test_an_entry_of_another_recipe_is_not_taken(store):
@@ -161,24 +337,36 @@ def test_an_entry_of_another_recipe_is_not_taken(store):
 def test_changed_data_make_a_result_stale(store, tmp_path, monkeypatch, capsys):
     "The same recipe over a folder whose content changed: the manifest hash tells."
     import shutil
+
     source = Path(os.environ["MVNB_DATA_PUPPETS"])
     recipe, child = pre(), tune(pre())
     ensure(child)
-    monkeypatch.setenv("MVNB_DATA_PUPPETS", str(tmp_path / "elsewhere"))  # the same videos elsewhere are the same data
+    monkeypatch.setenv(
+        "MVNB_DATA_PUPPETS", str(tmp_path / "elsewhere")
+    )  # the same videos elsewhere are the same data
     shutil.copytree(source, tmp_path / "elsewhere")
     assert runs.status(recipe).state == "stored"
     load = Data.load
-    monkeypatch.setattr(Data, "load", lambda self: load(self).subset(range(10, 40)) if self.split == "train" else load(self))
-    assert (runs.status(recipe).state, runs.status(child).state) == ("stale", "stale") and "have changed" in runs.status(recipe).why
+    monkeypatch.setattr(
+        Data, "load", lambda self: load(self).subset(range(10, 40)) if self.split == "train" else load(self)
+    )
+    assert (runs.status(recipe).state, runs.status(child).state) == (
+        "stale",
+        "stale",
+    ) and "have changed" in runs.status(recipe).why
     ensure(recipe, progress=True)
     assert "puppets-u train" in capsys.readouterr().out and runs.status(recipe).state == "stored"
 
 
-def boxed(**params): # a stored run on true boxes, or on those of a file
+def boxed(**params):  # a stored run on true boxes, or on those of a file
     return recipes.pretraining(SMOKE, "mac", "puppets-u", "r2plus1d", objective="s", source="box", **params)
 
 
-def write_boxes(path, index, x1): path.write_text("path,frame,x0,y0,x1,y1\n" + "".join(f"{p},{t},5,5,{x1},50\n" for p in index.paths for t in range(0, 40, 8)))
+def write_boxes(path, index, x1):
+    path.write_text(
+        "path,frame,x0,y0,x1,y1\n"
+        + "".join(f"{p},{t},5,5,{x1},50\n" for p in index.paths for t in range(0, 40, 8))
+    )
 
 
 @pytest.mark.parametrize("named_by", ["the recipe", "settings"])
@@ -187,16 +375,26 @@ def test_changed_boxes_make_a_result_stale(store, tmp_path, monkeypatch, capsys,
     path, index = tmp_path / "people.csv", Data("puppets-u", scale=SMOKE.scale).load()
     write_boxes(path, index, 40)
     recipe = boxed(reach=4, **({"boxes": str(path)} if named_by == "the recipe" else {}))
-    if named_by == "settings": # puppets that have lost their own boxes stand for real videos
-        monkeypatch.setattr(runs.find_boxes("truth").__class__, "check", lambda self, index: _given(self, path, index))
+    if named_by == "settings":  # puppets that have lost their own boxes stand for real videos
+        monkeypatch.setattr(
+            runs.find_boxes("truth").__class__, "check", lambda self, index: _given(self, path, index)
+        )
     child = tune(recipe)
     ensure(child)
-    assert set(runs.find(child).meta["data"]) == {"train", "test biased", "test unbiased", "parent train", "parent boxes"} and "boxes" in runs.find(recipe).meta["data"]
+    assert (
+        set(runs.find(child).meta["data"])
+        == {"train", "test biased", "test unbiased", "parent train", "parent boxes"}
+        and "boxes" in runs.find(recipe).meta["data"]
+    )
     text = path.read_text()
-    path.write_text("\n".join(sorted(text.splitlines(), reverse=True)[-1:] + text.splitlines()[1:]) + "\n")  # the same boxes, written anew
+    path.write_text(
+        "\n".join(sorted(text.splitlines(), reverse=True)[-1:] + text.splitlines()[1:]) + "\n"
+    )  # the same boxes, written anew
     assert runs.status(recipe).state == runs.status(child).state == "stored"
     write_boxes(path, index, 60)
-    assert [runs.status(r).why for r in (recipe, child)] == ["the boxes have changed since it was computed"] * 2 and runs.find(child) is None
+    assert [runs.status(r).why for r in (recipe, child)] == [
+        "the boxes have changed since it was computed"
+    ] * 2 and runs.find(child) is None
     path.write_text("path,frame,x0,y0,x1,y1\n")
     assert runs.status(recipe).state == "stored"
     path.unlink()
@@ -208,6 +406,7 @@ def test_changed_boxes_make_a_result_stale(store, tmp_path, monkeypatch, capsys,
 
 def _given(own, path, index):
     from mvnb import boxes
+
     own.given = boxes.read_boxes(path, own.given_reach or None)
     own.reach = own.given.reach
     own.given.check(index)
@@ -216,7 +415,12 @@ def _given(own, path, index):
 def test_a_result_on_true_boxes_has_no_entry_and_stands(store):
     recipe = boxed()
     ensure(recipe)
-    assert set(runs.find(recipe).meta["data"]) == {"train"} and set(runs.manifests(tune(recipe))) == {"train", "test biased", "test unbiased", "parent train"}
+    assert set(runs.find(recipe).meta["data"]) == {"train"} and set(runs.manifests(tune(recipe))) == {
+        "train",
+        "test biased",
+        "test unbiased",
+        "parent train",
+    }
 
 
 def test_boxes_that_are_away_do_not_throw_a_checkpoint_away(store, tmp_path, monkeypatch):
@@ -225,11 +429,13 @@ def test_boxes_that_are_away_do_not_throw_a_checkpoint_away(store, tmp_path, mon
     recipe = boxed(boxes=str(path))
     real, work = runs._publish, store / f".work-{recipe.hash}"
     monkeypatch.setattr(runs, "_publish", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt): ensure(recipe)
+    with pytest.raises(KeyboardInterrupt):
+        ensure(recipe)
     monkeypatch.setattr(runs, "_publish", real)
     (work / "result.json").unlink()
     path.rename(tmp_path / "away.csv")
-    with pytest.raises(ValueError, match="people.csv"): ensure(recipe)
+    with pytest.raises(ValueError, match="people.csv"):
+        ensure(recipe)
     assert (work / "checkpoint.pt").is_file()
     (tmp_path / "away.csv").rename(path)
     assert ensure(recipe).meta["starts"] == 3
@@ -240,7 +446,10 @@ def test_boxes_that_are_away_do_not_throw_a_checkpoint_away(store, tmp_path, mon
 def test_results_stand_where_the_videos_are_not(store, monkeypatch):
     recipe = pre()
     ensure(recipe)
-    def gone(self): raise ValueError("not on this machine")
+
+    def gone(self):
+        raise ValueError("not on this machine")
+
     monkeypatch.setattr(Data, "load", gone)
     assert runs.status(recipe).state == "stored"
 
@@ -256,19 +465,37 @@ def test_a_child_of_a_pretraining_that_came_out_otherwise_is_stale(store):
 
 
 def test_missing_data_are_told_before_anything_is_computed(store, monkeypatch):
-    for name in ("DATA_UCF101", "DATA_UCF101_ANNOTATIONS"): monkeypatch.setenv(f"MVNB_{name}", str(store / "nowhere"))
-    with pytest.raises(ValueError, match="nowhere"): ensure(recipes.pretraining(SMOKE, "moco", "ucf101", "i3d"))
+    for name in ("DATA_UCF101", "DATA_UCF101_ANNOTATIONS"):
+        monkeypatch.setenv(f"MVNB_{name}", str(store / "nowhere"))
+    with pytest.raises(ValueError, match="nowhere"):
+        ensure(recipes.pretraining(SMOKE, "moco", "ucf101", "i3d"))
     assert not [p for p in store.glob("*") if p.is_dir() and not p.name.startswith(".")]
 
 
 @pytest.mark.parametrize("kind", ["linear", "retrieval"])
 def test_the_other_protocols_run(store, kind):
     parent = pre()
-    more = dict(schedule=SMOKE.finetune, params=dict(normalize=True)) if kind == "linear" else dict(params=dict(ks=(1, 5)))
-    recipe = Recipe(kind, parent.data, parent.backbone, parent.clips, tests=recipes.tests_of(SMOKE, "puppets-u"), test_views=1, parent=parent, profile="smoke", **more)
+    more = (
+        dict(schedule=SMOKE.finetune, params=dict(normalize=True))
+        if kind == "linear"
+        else dict(params=dict(ks=(1, 5)))
+    )
+    recipe = Recipe(
+        kind,
+        parent.data,
+        parent.backbone,
+        parent.clips,
+        tests=recipes.tests_of(SMOKE, "puppets-u"),
+        test_views=1,
+        parent=parent,
+        profile="smoke",
+        **more,
+    )
     result = ensure(recipe)
     assert set(result.metrics) == {"biased", "unbiased"}
-    assert ("top1" if kind == "linear" else "R@5") in result.metrics["biased"] and runs.status(recipe).state == "stored"
+    assert ("top1" if kind == "linear" else "R@5") in result.metrics["biased"] and runs.status(
+        recipe
+    ).state == "stored"
 
 
 # ---------------------------------------------------------------- several processes, and kills
@@ -295,7 +522,14 @@ result = runs.ensure(recipe, device="cpu", workers=0)
 print("DONE", result.meta["starts"], result.meta["started"], flush=True)
 """
 
-def start(*args): return subprocess.Popen([sys.executable, "-c", textwrap.dedent(SCRIPT), *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+def start(*args):
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(SCRIPT), *map(str, args)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def test_two_processes_compute_once(store):
@@ -304,7 +538,9 @@ def test_two_processes_compute_once(store):
     out = [p.communicate(timeout=120) for p in two]
     assert [p.returncode for p in two] == [0, 0], out
     said = [o for o, _ in out]
-    assert len({line for o in said for line in o.splitlines() if line.startswith("DONE")}) == 1  # one and the same result
+    assert (
+        len({line for o in said for line in o.splitlines() if line.startswith("DONE")}) == 1
+    )  # one and the same result
     assert sum("another process is computing it" in o for o in said) == 1, said
     assert len(list(store.glob("[0-9a-f]*"))) == 1
 
@@ -313,12 +549,14 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_weights(store):
     recipe = pre(steps=6)
     whole = ensure(recipe).weights.read_bytes()
     import shutil
+
     shutil.rmtree(store)
     work = store / f".work-{recipe.hash}"
     process = start(6, 0.5)
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline and process.poll() is None:
-        if (work / "checkpoint.pt").is_file() and (work / "losses.csv").is_file(): break
+        if (work / "checkpoint.pt").is_file() and (work / "losses.csv").is_file():
+            break
         time.sleep(0.02)
     assert process.poll() is None, process.communicate()
     process.send_signal(signal.SIGKILL)
@@ -332,18 +570,24 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_weights(store):
 def test_killed_at_the_end_it_only_finishes(store, monkeypatch, moment):
     recipe, target = pre(), "_write_json" if moment == "before result.json" else "_publish"
     real, trained = getattr(runs, target), []
+
     def killed(path, *args):
-        if target == "_publish" or path.name == "result.json": raise KeyboardInterrupt
+        if target == "_publish" or path.name == "result.json":
+            raise KeyboardInterrupt
         return real(path, *args)
+
     monkeypatch.setattr(runs, target, killed)
-    with pytest.raises(KeyboardInterrupt): ensure(recipe)
+    with pytest.raises(KeyboardInterrupt):
+        ensure(recipe)
     monkeypatch.setattr(runs, target, real)
     assert runs.status(recipe).state == "unfinished"
     fit = runs.fit
+
     def counted(*args, **kw):
         done = fit(*args, **kw)
         trained.append(done.steps - done.resumed)
         return done
+
     monkeypatch.setattr(runs, "fit", counted)
     ensure(recipe)
     assert sum(trained) == 0 and runs.status(recipe).state == "stored"
@@ -353,7 +597,8 @@ def test_a_work_folder_begun_with_other_data_is_not_continued(store, monkeypatch
     recipe = pre()
     real = runs._publish
     monkeypatch.setattr(runs, "_publish", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt): ensure(recipe)
+    with pytest.raises(KeyboardInterrupt):
+        ensure(recipe)
     monkeypatch.setattr(runs, "_publish", real)
     load = Data.load
     monkeypatch.setattr(Data, "load", lambda self: load(self).subset(range(20)))
@@ -365,14 +610,18 @@ def test_a_checkpoint_that_cannot_be_continued_is_told_and_dropped(store, capsys
     recipe = pre()
     work = store / f".work-{recipe.hash}"
     work.mkdir(parents=True)
-    (work / "started.json").write_text(json.dumps(dict(data=runs.manifests(recipe), first="x", seconds=0, starts=1, last=0)))
+    (work / "started.json").write_text(
+        json.dumps(dict(data=runs.manifests(recipe), first="x", seconds=0, starts=1, last=0))
+    )
     torch.save({"step": 1, "nonsense": torch.zeros(3)}, work / "checkpoint.pt")
     (work / "checkpoint.pt").write_bytes(b"not a checkpoint")
-    with pytest.warns(UserWarning): result = ensure(recipe)
+    with pytest.warns(UserWarning):
+        result = ensure(recipe)
     assert result.metrics["steps"] == 2 and runs.status(recipe).state == "stored"
 
 
 # ---------------------------------------------------------------- estimates and progress
+
 
 def test_estimates_follow_what_was_measured(store):
     recipe = pre()
@@ -385,7 +634,8 @@ def test_estimates_follow_what_was_measured(store):
 
 
 def test_an_estimate_needs_no_videos(store, monkeypatch):
-    for name in ("UCF101", "HMDB51"): monkeypatch.setenv(f"MVNB_DATA_{name}", str(store / "nowhere"))
+    for name in ("UCF101", "HMDB51"):
+        monkeypatch.setenv(f"MVNB_DATA_{name}", str(store / "nowhere"))
     p = recipes.profile("paper", "fame")
     r = recipes.pretraining(p, "fame", "ucf101", "i3d", beta=0.3)
     assert runs.estimate(r, "cpu") > 86400 * 30  # months on a laptop
@@ -395,6 +645,7 @@ def test_an_estimate_needs_no_videos(store, monkeypatch):
 
 def test_bars_are_put_back(store):
     from mvnb import clips, train
+
     before = clips.tqdm, train.tqdm
     with runs.bars(False):
         assert clips.tqdm is not before[0]

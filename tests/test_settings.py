@@ -1,4 +1,5 @@
 """Settings: precedence, folders, and the sentences that bad values get."""
+
 import pytest
 
 from mvnb import settings
@@ -8,8 +9,11 @@ from mvnb import settings
 def home(tmp_path, monkeypatch):
     "An empty repository root with its own settings.ini."
     monkeypatch.setenv("MVNB_ROOT", str(tmp_path))
-    for key in ("MVNB_DATA_UCF101", "MVNB_RUN_DEVICE", "MVNB_RUN_WORKERS"): monkeypatch.delenv(key, raising=False)
-    (tmp_path / "settings.ini").write_text("[data]\nucf101 = videos/ucf\nhmdb51 =\n[run]\ndevice = cpu\nworkers = 2\n")
+    for key in ("MVNB_DATA_UCF101", "MVNB_RUN_DEVICE", "MVNB_RUN_WORKERS"):
+        monkeypatch.delenv(key, raising=False)
+    (tmp_path / "settings.ini").write_text(
+        "[data]\nucf101 = videos/ucf\nhmdb51 =\n[run]\ndevice = cpu\nworkers = 2\n"
+    )
     return tmp_path
 
 
@@ -42,20 +46,24 @@ def test_an_edit_is_seen(home):
 
 @pytest.mark.parametrize("value", ["gpu", "tpu:0"])
 def test_a_wrong_device_is_refused(home, value):
-    with pytest.raises(ValueError, match="auto, cpu or cuda"): settings.device(value)
+    with pytest.raises(ValueError, match="auto, cpu or cuda"):
+        settings.device(value)
 
 
 def test_wrong_workers_are_refused(home):
-    with pytest.raises(ValueError, match="workers"): settings.workers("-1")
+    with pytest.raises(ValueError, match="workers"):
+        settings.workers("-1")
 
 
 def test_a_broken_file_is_named(home):
     (home / "settings.ini").write_text("device = cpu\n")
-    with pytest.raises(ValueError, match="settings.ini is not a valid settings file"): settings.get("run", "device")
+    with pytest.raises(ValueError, match="settings.ini is not a valid settings file"):
+        settings.get("run", "device")
 
 
 def test_no_repository(tmp_path, monkeypatch):
     monkeypatch.delenv("MVNB_ROOT", raising=False)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(settings, "__file__", str(tmp_path / "site" / "mvnb" / "settings.py"))
-    with pytest.raises(FileNotFoundError, match="MVNB_ROOT"): settings.root()
+    with pytest.raises(FileNotFoundError, match="MVNB_ROOT"):
+        settings.root()

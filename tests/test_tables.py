@@ -1,4 +1,5 @@
 "Tables: published numbers, plans, verdicts, rendering, and the guard of the parameters."
+
 import csv
 import dataclasses
 import math
@@ -12,7 +13,12 @@ from mvnb import figures, recipes, runs, tables
 from mvnb.tables import Claim, Outcome, judge, seeds_of
 
 ROOT = Path(__file__).resolve().parent.parent
-FAME3 = {"1.0": (75.8, 45.5), "0.7": (80.3, 49.6), "0.5": (81.2, 52.6), "0.3": (82.0, 51.6)}  # the paper's page, Table 3
+FAME3 = {
+    "1.0": (75.8, 45.5),
+    "0.7": (80.3, 49.6),
+    "0.5": (81.2, 52.6),
+    "0.3": (82.0, 51.6),
+}  # the paper's page, Table 3
 
 
 @pytest.fixture
@@ -21,8 +27,13 @@ def here(tmp_path, monkeypatch, puppets_root):
     monkeypatch.setenv("MVNB_PATHS_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("MVNB_PATHS_OUTPUTS", str(tmp_path / "outputs"))
     monkeypatch.setenv("MVNB_DATA_PUPPETS", str(puppets_root))
-    few = {part: dataclasses.replace(getattr(recipes.DEMO, part), batch_size=8) for part in ("pretrain", "finetune")}
-    monkeypatch.setattr(recipes, "DEMO", dataclasses.replace(recipes.DEMO, scale=recipes.SMOKE.scale, **few))  # as few videos to make
+    few = {
+        part: dataclasses.replace(getattr(recipes.DEMO, part), batch_size=8)
+        for part in ("pretrain", "finetune")
+    }
+    monkeypatch.setattr(
+        recipes, "DEMO", dataclasses.replace(recipes.DEMO, scale=recipes.SMOKE.scale, **few)
+    )  # as few videos to make
     for name in ("UCF101", "HMDB51"):
         monkeypatch.setenv(f"MVNB_DATA_{name}", str(tmp_path / f"no-{name}"))
         monkeypatch.setenv(f"MVNB_DATA_{name}_ANNOTATIONS", str(tmp_path / f"no-{name}"))
@@ -31,73 +42,127 @@ def here(tmp_path, monkeypatch, puppets_root):
 
 # ---------------------------------------------------------------- definitions
 
+
 @pytest.mark.parametrize("key", tables.TABLES)
 def test_every_definition_is_whole(key):
     d = tables.TABLES[key]
     rows, columns = [r.key for r in d.rows], [c.key for c in d.columns]
     assert len(set(rows)) == len(rows) and len(set(columns)) == len(columns)
-    assert {d.protocol, *(r.protocol for r in d.rows if r.protocol)} <= set(tables.PROTOCOLS) and d.figure in tables._FIGURES
-    for part in d.parts.values(): assert set(part.rows or ()) <= {r.key for r in d.rows if r.method} and set(part.columns or ()) <= set(columns)
-    assert (ROOT / "nbs" / "tables" / f"{d.notebook}.ipynb").is_file() and d.notebook.startswith(tables.stem_of(d.paper, d.number) + "_")
+    assert {d.protocol, *(r.protocol for r in d.rows if r.protocol)} <= set(
+        tables.PROTOCOLS
+    ) and d.figure in tables._FIGURES
+    for part in d.parts.values():
+        assert set(part.rows or ()) <= {r.key for r in d.rows if r.method} and set(part.columns or ()) <= set(
+            columns
+        )
+    assert (ROOT / "nbs" / "tables" / f"{d.notebook}.ipynb").is_file() and d.notebook.startswith(
+        tables.stem_of(d.paper, d.number) + "_"
+    )
     assert len({(c.text, c.place) for c in d.claims}) == len(d.claims)  # by which the scoreboard finds them
     for claim in d.claims:
-        assert {claim.column, claim.versus or claim.column} <= set(columns) and {*claim.better, *claim.worse} <= set(rows)
-        assert not claim.pairs == [] and all((b, claim.column) != (w, claim.versus or claim.column) for b, w in claim.pairs)
+        assert {claim.column, claim.versus or claim.column} <= set(columns) and {
+            *claim.better,
+            *claim.worse,
+        } <= set(rows)
+        assert not claim.pairs == [] and all(
+            (b, claim.column) != (w, claim.versus or claim.column) for b, w in claim.pairs
+        )
     numbers = tables.published(*key)
     assert list(numbers.index) == rows and list(numbers.columns) == columns
     gaps = {(r.key, c) for r in d.rows for c in columns if np.isnan(numbers.loc[r.key, c])}
-    unread = {(l["row"], l["column"]) for l in tables._lines(*key) if not l["value"]}  # a dash, or nothing that can be read: the file says which
+    unread = {
+        (l["row"], l["column"]) for l in tables._lines(*key) if not l["value"]
+    }  # a dash, or nothing that can be read: the file says which
     assert gaps == {(r.key, c) for r in d.rows if r.extra for c in columns} | unread
     for claim in d.claims:  # the paper's numbers bear out the paper's claims
         for b, w in claim.pairs:
             gap = numbers.loc[b, claim.column] - numbers.loc[w, claim.versus or claim.column]
-            if unread & {(b, claim.column), (w, claim.versus or claim.column)}: continue  # said in the text, beside numbers that cannot be read
-            assert math.isnan(gap) or gap > 0 if claim.ours else gap > 0 if claim.within is None else abs(gap) <= claim.within, claim
+            if unread & {(b, claim.column), (w, claim.versus or claim.column)}:
+                continue  # said in the text, beside numbers that cannot be read
+            assert (
+                math.isnan(gap) or gap > 0
+                if claim.ours
+                else gap > 0
+                if claim.within is None
+                else abs(gap) <= claim.within
+            ), claim
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "mvnb" / "published").glob("*.csv")), ids=lambda p: p.stem)
 def test_published_files_say_row_column_unit_and_source(path):
-    with open(path, newline="") as file: lines = list(csv.DictReader(file))
+    with open(path, newline="") as file:
+        lines = list(csv.DictReader(file))
     assert lines and set(lines[0]) - {"note"} == {"row", "column", "value", "unit", "metric", "cites"}
     for line in lines:
         assert line["metric"] and (line["value"] or "dash" in line["metric"] or line["note"])
-        if line["metric"] != "setting" and line["value"]: assert line["unit"] in ("%", "points") and 0 <= float(line["value"]) <= 100
-    assert path.stem in {tables.stem_of(*key) for key in tables.TABLES} | {tables.stem_of(*key, "figure") for key in figures.FIGURES}
+        if line["metric"] != "setting" and line["value"]:
+            assert line["unit"] in ("%", "points") and 0 <= float(line["value"]) <= 100
+    assert path.stem in {tables.stem_of(*key) for key in tables.TABLES} | {
+        tables.stem_of(*key, "figure") for key in figures.FIGURES
+    }
 
 
 def test_fame_table_3_is_as_printed():
     t = tables.table("fame", 3)
     assert {r: tuple(t.published.loc[r]) for r in t.published.index} == FAME3
-    assert [(r.method, dict(r.params)) for r in t.rows] == [("moco", {}), ("fame", {"beta": 0.7}), ("fame", {"beta": 0.5}), ("fame", {"beta": 0.3})]
+    assert [(r.method, dict(r.params)) for r in t.rows] == [
+        ("moco", {}),
+        ("fame", {"beta": 0.7}),
+        ("fame", {"beta": 0.5}),
+        ("fame", {"beta": 0.3}),
+    ]
     said = {(c.column, pair) for c in t.claims for pair in c.pairs}
     for column, best in (("UCF101", "0.3"), ("HMDB51", "0.5")):
-        assert {(column, (b, "1.0")) for b in ("0.7", "0.5", "0.3")} | {(column, ("0.5", "0.7")), (column, ("0.3", "0.7"))} <= said
+        assert {(column, (b, "1.0")) for b in ("0.7", "0.5", "0.3")} | {
+            (column, ("0.5", "0.7")),
+            (column, ("0.3", "0.7")),
+        } <= said
         assert {(column, (best, o)) for o in FAME3 if o != best} <= said
 
 
 def test_a_csv_that_does_not_fit_is_refused(monkeypatch):
     d = tables.TABLES["fame", "3"]
     monkeypatch.setitem(tables.TABLES, ("fame", "3"), dataclasses.replace(d, rows=d.rows[:3]))
-    with pytest.raises(ValueError, match="0.3"): tables.published("fame", "3")
+    with pytest.raises(ValueError, match="0.3"):
+        tables.published("fame", "3")
     twice = tables._lines("fame", "3")[:1] * 2
     monkeypatch.setitem(tables.TABLES, ("fame", "3"), d)
     monkeypatch.setattr(tables, "_lines", lambda *key: twice)
-    with pytest.raises(ValueError, match="twice"): tables.published("fame", "3")
+    with pytest.raises(ValueError, match="twice"):
+        tables.published("fame", "3")
 
 
-@pytest.mark.parametrize("paper,number,message", [("fame", 99, "there is no table 99"), ("fane", 3, "did you mean 'fame'")])
+@pytest.mark.parametrize(
+    "paper,number,message", [("fame", 99, "there is no table 99"), ("fane", 3, "did you mean 'fame'")]
+)
 def test_an_unknown_table_is_named(paper, number, message):
-    with pytest.raises(ValueError, match=message): tables.table(paper, number)
+    with pytest.raises(ValueError, match=message):
+        tables.table(paper, number)
 
 
 # ---------------------------------------------------------------- plans
 
-@pytest.mark.parametrize("value,seeds", [(1, (0,)), (3, (0, 1, 2)), ("2", (0, 1)), ("0,4", (0, 4)), ("[3]", (3,)), ([5, 2], (5, 2)), ("7,", (7,))])
-def test_seeds(value, seeds): assert seeds_of(value) == seeds
+
+@pytest.mark.parametrize(
+    "value,seeds",
+    [
+        (1, (0,)),
+        (3, (0, 1, 2)),
+        ("2", (0, 1)),
+        ("0,4", (0, 4)),
+        ("[3]", (3,)),
+        ([5, 2], (5, 2)),
+        ("7,", (7,)),
+    ],
+)
+def test_seeds(value, seeds):
+    assert seeds_of(value) == seeds
+
 
 @pytest.mark.parametrize("value", [0, -1, "x", "", True, 1.5, None, [], [1, 1], [-1], "1,x", [True]])
 def test_seeds_that_mean_nothing(value):
-    with pytest.raises(ValueError, match="seeds is"): seeds_of(value)
+    with pytest.raises(ValueError, match="seeds is"):
+        seeds_of(value)
 
 
 def test_a_plan_shares_pretrainings(here):
@@ -109,27 +174,45 @@ def test_a_plan_shares_pretrainings(here):
         assert r.parent is None or r.parent.hash in done
         done.add(r.hash)
     assert {r.data.name for r in plan.runs if r.kind == "pretrain"} == {"puppets-u"}
-    assert {(column, recipe.data.name) for (_, column, _), recipe in plan.cells.items()} == {("UCF101", "puppets-u"), ("HMDB51", "puppets-h")}
+    assert {(column, recipe.data.name) for (_, column, _), recipe in plan.cells.items()} == {
+        ("UCF101", "puppets-u"),
+        ("HMDB51", "puppets-h"),
+    }
     assert len({r.hash for r in plan.runs}) == 24 and len(plan.todo) == 24 and plan.seconds > 0
 
 
 def test_the_baseline_is_plain_moco_so_that_tables_share_it(here):
     plan = tables.table("fame", 3).plan("smoke")
-    assert plan.cells["1.0", "UCF101", 0].parent == recipes.pretraining(recipes.SMOKE, "moco", "puppets-u", "i3d")
+    assert plan.cells["1.0", "UCF101", 0].parent == recipes.pretraining(
+        recipes.SMOKE, "moco", "puppets-u", "i3d"
+    )
 
 
 def test_the_paper_plan_is_shown_without_data_and_not_run(here):
     t = tables.table("fame", 3)
     plan = t.plan("paper")
-    assert {r.backbone for r in plan.runs} == {"i3d"} and {r.data.name for r in plan.runs} == {"ucf101", "hmdb51"} and len(plan.runs) == 12
+    assert (
+        {r.backbone for r in plan.runs} == {"i3d"}
+        and {r.data.name for r in plan.runs} == {"ucf101", "hmdb51"}
+        and len(plan.runs) == 12
+    )
     assert plan.seconds > 86400 and "Nothing can be run yet" in str(plan) and "ucf101" in plan.sources.blocked
-    with pytest.raises(ValueError, match="ucf101"): t.run(plan)
+    with pytest.raises(ValueError, match="ucf101"):
+        t.run(plan)
 
 
-@pytest.mark.parametrize("profile,data,message", [
-    ("demo", "ucf11", "did you mean 'ucf101'"), ("demo", "ucf101", "ucf101"), ("paper", "puppets", "the paper profile is"), ("large", None, "profile 'large'")])
+@pytest.mark.parametrize(
+    "profile,data,message",
+    [
+        ("demo", "ucf11", "did you mean 'ucf101'"),
+        ("demo", "ucf101", "ucf101"),
+        ("paper", "puppets", "the paper profile is"),
+        ("large", None, "profile 'large'"),
+    ],
+)
 def test_choices_that_cannot_be(here, profile, data, message):
-    with pytest.raises(ValueError, match=message): tables.table("fame", 3).plan(profile, data=data)
+    with pytest.raises(ValueError, match=message):
+        tables.table("fame", 3).plan(profile, data=data)
 
 
 def test_a_column_without_data_is_not_run_and_says_why(here, shared_data, monkeypatch):
@@ -137,16 +220,31 @@ def test_a_column_without_data_is_not_run_and_says_why(here, shared_data, monkey
     monkeypatch.setenv("MVNB_DATA_UCF101_ANNOTATIONS", str(shared_data / "annotations" / "mini"))
     t = tables.table("fame", 3)
     for plan in (t.plan("smoke", data="ucf101"), t.plan("paper")):
-        assert plan.sources.columns == {"UCF101": "ucf101", "HMDB51": None} and not plan.sources.blocked and "Column HMDB51 is not run" in str(plan)
+        assert (
+            plan.sources.columns == {"UCF101": "ucf101", "HMDB51": None}
+            and not plan.sources.blocked
+            and "Column HMDB51 is not run" in str(plan)
+        )
         assert {r.data.name for r in plan.runs} == {"ucf101"}
-    assert t.plan("smoke", data="ucf101").stem.endswith("_ucf101") and t.plan("smoke").stem == "fame_table3_foreground_ratio"
-    with pytest.raises(ValueError, match="hmdb51"): t.plan("smoke", data="ucf101,hmdb51")
+    assert (
+        t.plan("smoke", data="ucf101").stem.endswith("_ucf101")
+        and t.plan("smoke").stem == "fame_table3_foreground_ratio"
+    )
+    with pytest.raises(ValueError, match="hmdb51"):
+        t.plan("smoke", data="ucf101,hmdb51")
 
 
 # ---------------------------------------------------------------- verdicts
 
-answers = st.integers(1, 4).flatmap(lambda k: st.integers(2, 40).flatmap(lambda n: st.tuples(*[st.lists(st.lists(st.booleans(), min_size=n, max_size=n), min_size=k, max_size=k)] * 2)))
+answers = st.integers(1, 4).flatmap(
+    lambda k: st.integers(2, 40).flatmap(
+        lambda n: st.tuples(
+            *[st.lists(st.lists(st.booleans(), min_size=n, max_size=n), min_size=k, max_size=k)] * 2
+        )
+    )
+)
 T975 = {1: 12.706204736, 2: 4.302652730, 3: 3.182446305}  # Student's t, two-sided 95 %, from a printed table
+
 
 @hyp(max_examples=150, deadline=None)
 @given(answers)
@@ -158,16 +256,21 @@ def test_a_verdict_follows_its_rule(pair):
     std = lambda values: math.sqrt(sum((v - mean(values)) ** 2 for v in values) / (len(values) - 1))
     per_video, per_seed = [mean(column) for column in zip(*d)], [mean(line) for line in d]
     gap, margin = mean(per_seed), 2 * std(per_video) / math.sqrt(n)
-    if k > 1: margin = max(margin, T975[k - 1] * std(per_seed) / math.sqrt(k))
+    if k > 1:
+        margin = max(margin, T975[k - 1] * std(per_seed) / math.sqrt(k))
     v, back = judge(np.array(a), np.array(b)), judge(np.array(b), np.array(a))
     assert v.gap == pytest.approx(gap, abs=1e-9) and v.margin == pytest.approx(margin, abs=1e-6)
-    if abs(abs(gap) - margin) > 1e-6: assert v.verdict == ("holds" if gap > margin else "fails" if gap < -margin else "undecided")
-    assert back.gap == pytest.approx(-gap) and {v.verdict, back.verdict} in ({"holds", "fails"}, {"undecided"})
+    if abs(abs(gap) - margin) > 1e-6:
+        assert v.verdict == ("holds" if gap > margin else "fails" if gap < -margin else "undecided")
+    assert back.gap == pytest.approx(-gap) and {v.verdict, back.verdict} in (
+        {"holds", "fails"},
+        {"undecided"},
+    )
 
 
 def test_with_one_seed_the_margin_is_mcnemars():
     rng = np.random.default_rng(0)
-    a, b = rng.random(300) < .7, rng.random(300) < .6
+    a, b = rng.random(300) < 0.7, rng.random(300) < 0.6
     n10, n01, n = (a & ~b).sum(), (b & ~a).sum(), 300
     expected = 2 * 100 * math.sqrt((n10 + n01 - (n10 - n01) ** 2 / n) / (n * (n - 1)))
     assert judge(a[None], b[None]).margin == pytest.approx(expected)
@@ -177,11 +280,15 @@ def test_a_true_difference_is_rarely_called_wrongly():
     "Rows of equal skill: 'holds' or 'fails' may come out in about 5 % of the cases, and a bit fewer since the larger margin counts."
     rng = np.random.default_rng(1)
     for seeds in (1, 3):
-        called = [judge(rng.random((seeds, 200)) < .6, rng.random((seeds, 200)) < .6).verdict != "undecided" for _ in range(2000)]
+        called = [
+            judge(rng.random((seeds, 200)) < 0.6, rng.random((seeds, 200)) < 0.6).verdict != "undecided"
+            for _ in range(2000)
+        ]
         assert 0.001 < np.mean(called) < 0.07, (seeds, np.mean(called))
 
 
 # ---------------------------------------------------------------- outcomes
+
 
 def made_up(plan, folder, rate, n=200, classes=8):
     "An Outcome with chosen answers: rate(row, column, test) in [0,1]; videos are answered alike by all rows as far as their rates allow."
@@ -195,38 +302,70 @@ def made_up(plan, folder, rate, n=200, classes=8):
             with open(place / "predictions" / f"{test}.csv", "w", newline="") as file:
                 write = csv.writer(file)
                 write.writerow(("path", "label", "ok", "predicted", "probability", "rank"))
-                for i in np.random.default_rng(k).permutation(n): write.writerow((f"{i:04}.mp4", 0, 1, 0, 1.0, 0 if right[i] else 3))
-            metrics[test] = dict(top1=100 * right.mean(), top5=100.0, n=n, failed=[], confusion=[[0] * classes] * classes)
-        results[row, column, seed] = runs.Result(recipe, place, metrics, dict(commit="abc1234567", device="cpu (2 cores)", seconds=1.0))
+                for i in np.random.default_rng(k).permutation(n):
+                    write.writerow((f"{i:04}.mp4", 0, 1, 0, 1.0, 0 if right[i] else 3))
+            metrics[test] = dict(
+                top1=100 * right.mean(), top5=100.0, n=n, failed=[], confusion=[[0] * classes] * classes
+            )
+        results[row, column, seed] = runs.Result(
+            recipe, place, metrics, dict(commit="abc1234567", device="cpu (2 cores)", seconds=1.0)
+        )
     return Outcome(plan, results)
 
 
-RATES = {"1.0": .40, "0.7": .55, "0.5": .70, "0.3": .85}
+RATES = {"1.0": 0.40, "0.7": 0.55, "0.5": 0.70, "0.3": 0.85}
+
 
 def test_an_outcome_shows_what_was_measured_and_judges_it(here):
     plan = tables.table("fame", 3).plan("demo", seeds=3)
-    out = made_up(plan, here / "fake", lambda row, column, test, seed: RATES[row] - .1 * (test == "unbiased") + .01 * seed)
+    out = made_up(
+        plan,
+        here / "fake",
+        lambda row, column, test, seed: RATES[row] - 0.1 * (test == "unbiased") + 0.01 * seed,
+    )
     frame, text = out.comparison, str(out)
     assert list(dict.fromkeys(frame.columns.get_level_values(0))) == ["published", "ours, demo profile"]
     assert frame["published", "UCF101", ""].tolist() == [f"{v[0]:.1f}" for v in FAME3.values()]
-    assert out.frame.query("row == '0.3' and column == 'UCF101' and test == 'biased' and seed == 2").value.tolist() == pytest.approx([87.0])
-    assert frame["ours, demo profile", "puppets-h", "unbiased"].tolist() == [f"{100 * r - 10 + 1:.1f} ± 1.0" for r in RATES.values()]
-    for part in ("seeds 0, 1, 2", "abc1234567", "cpu (2 cores)", "demo profile", "i3d_tiny", "chance 12.5 %", "stand in", "200 videos"):
+    assert out.frame.query(
+        "row == '0.3' and column == 'UCF101' and test == 'biased' and seed == 2"
+    ).value.tolist() == pytest.approx([87.0])
+    assert frame["ours, demo profile", "puppets-h", "unbiased"].tolist() == [
+        f"{100 * r - 10 + 1:.1f} ± 1.0" for r in RATES.values()
+    ]
+    for part in (
+        "seeds 0, 1, 2",
+        "abc1234567",
+        "cpu (2 cores)",
+        "demo profile",
+        "i3d_tiny",
+        "chance 12.5 %",
+        "stand in",
+        "200 videos",
+    ):
         assert part in text and part.split()[0] in out._repr_html_()
     verdicts = out.claims.frame.set_index(["published on", "claim"])
     assert verdicts.loc[("UCF101", "β = 0.3 is best"), "biased test"].startswith("holds (+15.0")
-    assert verdicts.loc[("HMDB51", "β = 0.5 is best"), "unbiased test"].startswith("fails (-15.0")  # as measured, though the paper says otherwise
+    assert verdicts.loc[("HMDB51", "β = 0.5 is best"), "unbiased test"].startswith(
+        "fails (-15.0"
+    )  # as measured, though the paper says otherwise
     assert verdicts.loc[("UCF101", "β = 0.5 and 0.3 both beat 0.7"), "biased test"].startswith("holds (+15.0")
-    assert set(verdicts["measured on"]) == {"puppets-u", "puppets-h"} and len(verdicts) == len(plan.definition.claims)
+    assert set(verdicts["measured on"]) == {"puppets-u", "puppets-h"} and len(verdicts) == len(
+        plan.definition.claims
+    )
 
 
 def test_the_weakest_inequality_decides_a_claim(here):
     plan = tables.table("fame", 3).plan("demo")
-    rates = {"1.0": .40, "0.7": .70, "0.5": .70, "0.3": .40}
+    rates = {"1.0": 0.40, "0.7": 0.70, "0.5": 0.70, "0.3": 0.40}
     out = made_up(plan, here / "fake", lambda row, *_: rates[row])
     claim = lambda *pair: out.verdict(Claim("x", "UCF101", *pair), "biased")
-    assert claim(("0.5",), ("1.0",)).verdict == "holds" and claim(("0.5",), ("1.0", "0.7")).verdict == "undecided"
-    assert claim(("0.5", "0.3"), ("0.7",)).verdict == "fails" and claim(("0.5", "0.3"), ("0.7",)).gap == pytest.approx(-30)
+    assert (
+        claim(("0.5",), ("1.0",)).verdict == "holds"
+        and claim(("0.5",), ("1.0", "0.7")).verdict == "undecided"
+    )
+    assert claim(("0.5", "0.3"), ("0.7",)).verdict == "fails" and claim(
+        ("0.5", "0.3"), ("0.7",)
+    ).gap == pytest.approx(-30)
 
 
 def test_smoke_runs_are_never_judged(here):
@@ -241,63 +380,124 @@ def test_unreadable_test_videos_are_told(here):
 
 
 def test_the_figure_keeps_published_and_ours_apart(here):
-    out = made_up(tables.table("fame", 3).plan("demo", seeds=2), here / "fake", lambda row, column, test, seed: RATES[row] + .02 * seed)
+    out = made_up(
+        tables.table("fame", 3).plan("demo", seeds=2),
+        here / "fake",
+        lambda row, column, test, seed: RATES[row] + 0.02 * seed,
+    )
     left, right = out.figure().axes
-    assert {tuple(line.get_ydata()) for line in left.get_lines()} == {tuple(v[k] for v in FAME3.values()) for k in (0, 1)}
-    assert "published" in left.get_title() and "demo profile" in right.get_title() and all(ax.get_xlabel() and ax.get_ylabel() for ax in (left, right))
+    assert {tuple(line.get_ydata()) for line in left.get_lines()} == {
+        tuple(v[k] for v in FAME3.values()) for k in (0, 1)
+    }
+    assert (
+        "published" in left.get_title()
+        and "demo profile" in right.get_title()
+        and all(ax.get_xlabel() and ax.get_ylabel() for ax in (left, right))
+    )
     drawn = [c.lines[0].get_ydata() for c in right.containers]
     assert len(drawn) == 4 and all(np.allclose(y, [100 * r + 1 for r in RATES.values()]) for y in drawn)
     path = out.save_figure()
-    assert path == here / "outputs" / "demo" / "fame_table3_foreground_ratio.png" and path.read_bytes()[:4] == b"\x89PNG" and len(list(path.parent.iterdir())) == 1
+    assert (
+        path == here / "outputs" / "demo" / "fame_table3_foreground_ratio.png"
+        and path.read_bytes()[:4] == b"\x89PNG"
+        and len(list(path.parent.iterdir())) == 1
+    )
 
 
 def test_markdown_is_aligned_and_complete():
     import pandas as pd
-    text = tables.markdown(pd.DataFrame({("a", "b"): [1, None], ("a", ""): ["x", "longer"]}, index=pd.Index(["p", "q"], name="β")))
+
+    text = tables.markdown(
+        pd.DataFrame(
+            {("a", "b"): [1, None], ("a", ""): ["x", "longer"]}, index=pd.Index(["p", "q"], name="β")
+        )
+    )
     lines = text.splitlines()
-    assert len({len(l) for l in lines}) == 1 and lines[0].split("|")[1:4] == [" β ", " a b ", " a      "] and "longer" in lines[3]
+    assert (
+        len({len(l) for l in lines}) == 1
+        and lines[0].split("|")[1:4] == [" β ", " a b ", " a      "]
+        and "longer" in lines[3]
+    )
 
 
-@pytest.mark.parametrize("seconds,text", [(None, "unknown"), (0.2, "< 1 s"), (45, "45 s"), (600, "10 min"), (9000, "2.5 h"), (86400 * 12, "12 days"), (86400 * 1234.4, "1,234 days")])
-def test_durations(seconds, text): assert tables.duration(seconds) == text
+@pytest.mark.parametrize(
+    "seconds,text",
+    [
+        (None, "unknown"),
+        (0.2, "< 1 s"),
+        (45, "45 s"),
+        (600, "10 min"),
+        (9000, "2.5 h"),
+        (86400 * 12, "12 days"),
+        (86400 * 1234.4, "1,234 days"),
+    ],
+)
+def test_durations(seconds, text):
+    assert tables.duration(seconds) == text
 
 
 # ---------------------------------------------------------------- parameters, in an IPython shell of its own
 
-HEAD, DEFAULTS = "from mvnb import tables\npage = tables.Page('fame', 3)", "profile = 'smoke'  # x\ndata = ''\nseeds = 1\ndevice = 'cpu'\nworkers = 0"
+HEAD, DEFAULTS = (
+    "from mvnb import tables\npage = tables.Page('fame', 3)",
+    "profile = 'smoke'  # x\ndata = ''\nseeds = 1\ndevice = 'cpu'\nworkers = 0",
+)
 TAKE = "taken = page.take(globals())"
 
+
 @pytest.fixture
-def shell(here, shell): return shell
+def shell(here, shell):
+    return shell
+
 
 def test_parameters_are_taken(shell):
     ns = shell(HEAD, DEFAULTS, "# Parameters\nprofile = 'demo'\nseeds = '0,2'\n", TAKE)
-    assert ns["taken"] == dict(profile="demo", data="", seeds=[0, 2], device="cpu", workers=0) and ns["page"].plan.seeds == (0, 2)
+    assert ns["taken"] == dict(profile="demo", data="", seeds=[0, 2], device="cpu", workers=0) and ns[
+        "page"
+    ].plan.seeds == (0, 2)
 
 
-@pytest.mark.parametrize("cell,message", [
-    ("sead = 2", "unknown parameter 'sead'; did you mean 'seeds'"), ("tables = 3", "unknown parameter 'tables'"), ("page2: int = 3", "unknown parameter 'page2'"),
-    ("profile = 'dmeo'", "did you mean 'demo'"), ("profile = 3", "profile is 3"), ("seeds = 'two'", "seeds is 'two'"), ("seeds = 0", "seeds is 0"),
-    ("device = 'gpu'", "'gpu'"), ("workers = 'many'", "workers is 'many'"), ("data = 7", "data is 7"), ("data = 'ucf11'", "did you mean 'ucf101'"), ("workers = -1", "workers is '-1'")])
+@pytest.mark.parametrize(
+    "cell,message",
+    [
+        ("sead = 2", "unknown parameter 'sead'; did you mean 'seeds'"),
+        ("tables = 3", "unknown parameter 'tables'"),
+        ("page2: int = 3", "unknown parameter 'page2'"),
+        ("profile = 'dmeo'", "did you mean 'demo'"),
+        ("profile = 3", "profile is 3"),
+        ("seeds = 'two'", "seeds is 'two'"),
+        ("seeds = 0", "seeds is 0"),
+        ("device = 'gpu'", "'gpu'"),
+        ("workers = 'many'", "workers is 'many'"),
+        ("data = 7", "data is 7"),
+        ("data = 'ucf11'", "did you mean 'ucf101'"),
+        ("workers = -1", "workers is '-1'"),
+    ],
+)
 def test_parameters_that_cannot_be_are_refused(shell, cell, message):
     shell(HEAD, DEFAULTS)
-    with pytest.raises(ValueError, match=message): shell(f"# Parameters\n{cell}\n", TAKE)
+    with pytest.raises(ValueError, match=message):
+        shell(f"# Parameters\n{cell}\n", TAKE)
 
 
 def test_a_lost_tag_is_refused(shell):
-    with pytest.raises(tables.ParameterError, match="lost its tag"): shell("# Parameters\nseeds = 3\n", HEAD)
+    with pytest.raises(tables.ParameterError, match="lost its tag"):
+        shell("# Parameters\nseeds = 3\n", HEAD)
 
 
 def test_a_parameter_that_lost_its_default_is_refused(shell):
-    with pytest.raises(tables.ParameterError, match="does not set seeds"): shell(HEAD, DEFAULTS.replace("seeds = 1", ""), TAKE)
+    with pytest.raises(tables.ParameterError, match="does not set seeds"):
+        shell(HEAD, DEFAULTS.replace("seeds = 1", ""), TAKE)
 
 
 def test_another_interpreter_is_refused(shell, monkeypatch):
     monkeypatch.setenv("MVNB_PYTHON", "/another/python")
-    with pytest.raises(tables.ParameterError, match="/another/python"): shell(HEAD)
+    with pytest.raises(tables.ParameterError, match="/another/python"):
+        shell(HEAD)
 
 
 def test_a_person_may_rerun_and_explore(shell):
     "In Jupyter, cells are run again and people make names of their own."
     shell(HEAD, DEFAULTS, TAKE, "mine = 3", "profile = 'demo'", TAKE, HEAD, DEFAULTS, TAKE)
-    with pytest.raises(ValueError, match="'sead'"): shell("sead = 1\nprofile = 'smoke'", TAKE)
+    with pytest.raises(ValueError, match="'sead'"):
+        shell("sead = 1\nprofile = 'smoke'", TAKE)

@@ -1,4 +1,5 @@
 "The training loop: schedules, gradients, checkpoints, resume, the record."
+
 import csv
 import json
 import math
@@ -19,7 +20,16 @@ sys.path.insert(0, str(Path(__file__).parent))
 from train_toys import Task, Toy  # noqa: E402
 
 from mvnb import train as T  # noqa: E402
-from mvnb.train import Fit, NonFiniteLoss, ResumeError, Schedule, fit, learning_rate, load_checkpoint, save_checkpoint  # noqa: E402
+from mvnb.train import (
+    Fit,
+    NonFiniteLoss,
+    ResumeError,
+    Schedule,
+    fit,
+    learning_rate,
+    load_checkpoint,
+    save_checkpoint,
+)  # noqa: E402
 
 HERE = Path(__file__).parent
 SHORT = Schedule(epochs=3, batch_size=4, lr=0.05)
@@ -36,18 +46,24 @@ def same(a, b):
 
 
 def table(folder):
-    with open(Path(folder) / "losses.csv", newline="") as f: return list(csv.DictReader(f))
+    with open(Path(folder) / "losses.csv", newline="") as f:
+        return list(csv.DictReader(f))
 
 
-class Stopped(Exception): pass
+class Stopped(Exception):
+    pass
 
 
 class StopsAt(Task):
     "Raises at the start of a step: an interruption without a last word."
-    def __init__(self, at, **kw): super().__init__(**kw); self.at = at
+
+    def __init__(self, at, **kw):
+        super().__init__(**kw)
+        self.at = at
 
     def start_step(self, step):
-        if step == self.at: raise Stopped
+        if step == self.at:
+            raise Stopped
 
 
 StopsAt.__name__ = "Task"
@@ -81,29 +97,68 @@ def test_max_steps_ends_the_cosine():
 
 
 @hypothesis_settings(max_examples=60, deadline=None)
-@given(st.sampled_from(["cosine", "step", "constant"]), st.integers(1, 20), st.integers(1, 30), st.floats(0, 5), st.floats(1e-4, 10))
+@given(
+    st.sampled_from(["cosine", "step", "constant"]),
+    st.integers(1, 20),
+    st.integers(1, 30),
+    st.floats(0, 5),
+    st.floats(1e-4, 10),
+)
 def test_rate_stays_between_zero_and_its_height(kind, epochs, per_epoch, warmup, lr):
-    s = Schedule(epochs=epochs, batch_size=1, lr=lr, schedule=kind, warmup_epochs=warmup, milestones=(2, 4) if kind == "step" else ())
+    s = Schedule(
+        epochs=epochs,
+        batch_size=1,
+        lr=lr,
+        schedule=kind,
+        warmup_epochs=warmup,
+        milestones=(2, 4) if kind == "step" else (),
+    )
     rates = [learning_rate(s, i, per_epoch) for i in range(epochs * per_epoch)]
     assert all(0 <= r <= lr * (1 + 1e-9) for r in rates)
     rise = min(len(rates), int(warmup * per_epoch))
-    if kind != "step": assert rates[:rise] == sorted(rates[:rise])
-    assert rates[max(0, rise):] == sorted(rates[max(0, rise):], reverse=True)
+    if kind != "step":
+        assert rates[:rise] == sorted(rates[:rise])
+    assert rates[max(0, rise) :] == sorted(rates[max(0, rise) :], reverse=True)
 
 
-@pytest.mark.parametrize("bad", [dict(optimizer="adam"), dict(schedule="linear"), dict(precision="fp8"), dict(epochs=0), dict(accumulate=0),
-                                 dict(batch_size=2.5), dict(lr=float("nan")), dict(lr=-1.0), dict(milestones=(3,))])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        dict(optimizer="adam"),
+        dict(schedule="linear"),
+        dict(precision="fp8"),
+        dict(epochs=0),
+        dict(accumulate=0),
+        dict(batch_size=2.5),
+        dict(lr=float("nan")),
+        dict(lr=-1.0),
+        dict(milestones=(3,)),
+    ],
+)
 def test_impossible_schedules_are_refused(bad):
-    with pytest.raises(ValueError, match=next(iter(bad))): Schedule(**{"epochs": 1, "batch_size": 1, **bad})
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        Schedule(**{"epochs": 1, "batch_size": 1, **bad})
 
 
 # ---- optimizer ------------------------------------------------------------------------------------------------------
 def test_a_step_of_sgd_by_hand(tmp_path):
     class Line(nn.Module):
-        def __init__(self): super().__init__(); self.w = nn.Parameter(torch.tensor([2.0]))
-        def forward(self, batch): return {"loss": (self.w * batch["label"].float()).mean()}
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.tensor([2.0]))
+
+        def forward(self, batch):
+            return {"loss": (self.w * batch["label"].float()).mean()}
+
     task, data = Line(), Toy(8)
-    done = fit(task, data, Schedule(epochs=2, batch_size=4, lr=0.1, momentum=0.5, weight_decay=0.01), folder=tmp_path, device="cpu", progress=False)
+    done = fit(
+        task,
+        data,
+        Schedule(epochs=2, batch_size=4, lr=0.1, momentum=0.5, weight_decay=0.01),
+        folder=tmp_path,
+        device="cpu",
+        progress=False,
+    )
     w, velocity, losses = 2.0, 0.0, []
     for step, (_, _, ids) in enumerate(data.asked):
         gradient = np.mean([int(i) % 3 for i in ids])
@@ -119,44 +174,66 @@ def test_norms_and_biases_can_be_spared_the_decay():
     layers[2].weight.requires_grad_(False)
     for kind in ("sgd", "adamw"):
         s = Schedule(epochs=1, batch_size=1, optimizer=kind, weight_decay=0.05)
-        whole, = T.make_optimizer(layers, s).param_groups
+        (whole,) = T.make_optimizer(layers, s).param_groups
         assert len(whole["params"]) == 5 and whole["weight_decay"] == 0.05
         decayed, spared = T.make_optimizer(layers, replace(s, decay_norm_bias=False)).param_groups
         assert [p.ndim for p in decayed["params"]] == [5] and decayed["weight_decay"] == 0.05
         assert [p.ndim for p in spared["params"]] == [1] * 4 and spared["weight_decay"] == 0
-    with pytest.raises(ValueError, match="nothing to train"): T.make_optimizer(layers.requires_grad_(False), s)
+    with pytest.raises(ValueError, match="nothing to train"):
+        T.make_optimizer(layers.requires_grad_(False), s)
 
 
 def test_accumulated_gradients_equal_those_of_the_large_batch(tmp_path):
     tasks = [Task(dropout=0), Task(dropout=0)]
     a = run(tmp_path / "a", Schedule(epochs=2, batch_size=16, lr=0.1, clip_grad=0.5), tasks[0])[1]
-    b = run(tmp_path / "b", Schedule(epochs=2, batch_size=4, accumulate=4, lr=0.1, clip_grad=0.5), tasks[1])[1]
+    b = run(tmp_path / "b", Schedule(epochs=2, batch_size=4, accumulate=4, lr=0.1, clip_grad=0.5), tasks[1])[
+        1
+    ]
     assert a.effective_batch == b.effective_batch == 16 and a.steps == b.steps == 4
     assert a.losses == pytest.approx(b.losses, rel=1e-5)
-    for x, y in zip(tasks[0].parameters(), tasks[1].parameters()): torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-6)
+    for x, y in zip(tasks[0].parameters(), tasks[1].parameters()):
+        torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-6)
 
 
 def test_clipping_bounds_the_step(tmp_path):
     before = Task()
-    after, _ = run(tmp_path, Schedule(epochs=1, batch_size=32, lr=1.0, momentum=0, weight_decay=0, schedule="constant", clip_grad=0.01))
-    moved = math.sqrt(sum(((x - y) ** 2).sum().item() for x, y in zip(before.parameters(), after.parameters())))
+    after, _ = run(
+        tmp_path,
+        Schedule(
+            epochs=1, batch_size=32, lr=1.0, momentum=0, weight_decay=0, schedule="constant", clip_grad=0.01
+        ),
+    )
+    moved = math.sqrt(
+        sum(((x - y) ** 2).sum().item() for x, y in zip(before.parameters(), after.parameters()))
+    )
     assert moved == pytest.approx(0.01, rel=1e-3)
 
 
 def test_start_step_runs_once_per_optimizer_step(tmp_path):
     task, _ = run(tmp_path, Schedule(epochs=2, batch_size=4, accumulate=3, lr=0.1))
-    assert task.steps == list(range(4))          # 8 micro-batches an epoch: two steps of three, two micro-batches left over
+    assert task.steps == list(
+        range(4)
+    )  # 8 micro-batches an epoch: two steps of three, two micro-batches left over
 
 
 def test_bf16_trains(tmp_path):
     class Seen(Task):
-        def forward(self, batch): out = super().forward(batch); self.kind = self.head(torch.zeros(1, 48)).dtype; return out
+        def forward(self, batch):
+            out = super().forward(batch)
+            self.kind = self.head(torch.zeros(1, 48)).dtype
+            return out
+
     task, done = run(tmp_path, replace(SHORT, precision="bf16"), Seen())
-    assert task.kind == torch.bfloat16 and task.head.weight.dtype == torch.float32 and all(map(math.isfinite, done.losses))
+    assert (
+        task.kind == torch.bfloat16
+        and task.head.weight.dtype == torch.float32
+        and all(map(math.isfinite, done.losses))
+    )
 
 
 def test_too_few_videos_are_named(tmp_path):
-    with pytest.raises(ValueError, match="6 videos make 1 batches of 4"): run(tmp_path, Schedule(epochs=1, batch_size=4, accumulate=2), data=Toy(6))
+    with pytest.raises(ValueError, match="6 videos make 1 batches of 4"):
+        run(tmp_path, Schedule(epochs=1, batch_size=4, accumulate=2), data=Toy(6))
 
 
 # ---- randomness -----------------------------------------------------------------------------------------------------
@@ -182,51 +259,71 @@ STATE = {"step": 3, "weights": torch.arange(500.0), "names": ["loss"]}
 @given(st.floats(0, 1, exclude_max=True), st.booleans(), st.integers(1, 255))
 def test_any_damage_is_noticed_or_harmless(tmp_path_factory, where, cut, flip):
     folder = tmp_path_factory.mktemp("damage")
-    save_checkpoint(folder / "c.pt", {**STATE, "step": 2}); save_checkpoint(folder / "c.pt", STATE)
+    save_checkpoint(folder / "c.pt", {**STATE, "step": 2})
+    save_checkpoint(folder / "c.pt", STATE)
     content = bytearray((folder / "c.pt").read_bytes())
     at = int(where * len(content))
-    if cut: content = content[:at]
-    else: content[at] ^= flip
+    if cut:
+        content = content[:at]
+    else:
+        content[at] ^= flip
     (folder / "c.pt").write_bytes(content)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         state = load_checkpoint(folder / "c.pt")
     assert state["step"] in (2, 3) and torch.equal(state["weights"], STATE["weights"])
-    if cut: assert state["step"] == 2
+    if cut:
+        assert state["step"] == 2
 
 
 def test_nothing_whole_means_starting_anew(tmp_path):
     (tmp_path / "checkpoint.pt").write_bytes(b"PK\x03\x04 not a checkpoint")
-    with pytest.warns(UserWarning, match="starts anew|is damaged"): task, done = run(tmp_path)
+    with pytest.warns(UserWarning, match="starts anew|is damaged"):
+        task, done = run(tmp_path)
     assert done.resumed == 0 and same(task, run(tmp_path / "fresh")[0])
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):
     save_checkpoint(tmp_path / "c.pt", STATE)
-    def full(*a): raise OSError(28, "No space left on device")
+
+    def full(*a):
+        raise OSError(28, "No space left on device")
+
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match="No space"): save_checkpoint(tmp_path / "c.pt", {"step": 4})
-    assert [p.name for p in tmp_path.iterdir()] == ["c.pt"] and load_checkpoint(tmp_path / "c.pt")["step"] == 3
+    with pytest.raises(OSError, match="No space"):
+        save_checkpoint(tmp_path / "c.pt", {"step": 4})
+    assert [p.name for p in tmp_path.iterdir()] == ["c.pt"] and load_checkpoint(tmp_path / "c.pt")[
+        "step"
+    ] == 3
 
 
 def test_code_in_a_checkpoint_never_runs(tmp_path):
     class Evil:
-        def __reduce__(self): return (os.mkdir, (str(tmp_path / "owned"),))
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "owned"),))
+
     torch.save({"step": 1, "evil": Evil()}, tmp_path / "checkpoint.pt")
-    with pytest.warns(UserWarning, match="damaged|starts anew"): assert load_checkpoint(tmp_path / "checkpoint.pt") is None
+    with pytest.warns(UserWarning, match="damaged|starts anew"):
+        assert load_checkpoint(tmp_path / "checkpoint.pt") is None
     assert not (tmp_path / "owned").exists()
 
 
 # ---- resume ---------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("kind", [dict(optimizer="sgd"), dict(optimizer="adamw"), dict(batch_size=2, accumulate=2)])
+@pytest.mark.parametrize(
+    "kind", [dict(optimizer="sgd"), dict(optimizer="adamw"), dict(batch_size=2, accumulate=2)]
+)
 @pytest.mark.parametrize("at", [1, 7, 8, 9, 23])
 def test_interrupted_equals_uninterrupted(tmp_path, kind, at):
     schedule = replace(SHORT, warmup_epochs=0.5, **kind)
     whole, done = run(tmp_path / "whole", schedule)
-    with pytest.raises(Stopped): run(tmp_path / "cut", schedule, StopsAt(at), checkpoint_every=0)
+    with pytest.raises(Stopped):
+        run(tmp_path / "cut", schedule, StopsAt(at), checkpoint_every=0)
     data = Toy()
     task, rest = run(tmp_path / "cut", schedule, data=data)
-    assert rest.resumed == at and data.asked[0][:2] == (at // 8, at % 8 * schedule.accumulate)     # what was trained is not read again
+    assert rest.resumed == at and data.asked[0][:2] == (
+        at // 8,
+        at % 8 * schedule.accumulate,
+    )  # what was trained is not read again
     assert same(task, whole) and rest.losses == done.losses and rest.metrics == done.metrics
     assert table(tmp_path / "cut") == table(tmp_path / "whole")
 
@@ -236,39 +333,60 @@ def test_a_finished_training_is_not_trained_again(tmp_path):
     data = Toy()
     again, stored = run(tmp_path, data=data)
     assert same(task, again) and stored.losses == done.losses and stored.steps == 24 and data.asked == []
-    assert stored.seconds == done.seconds and stored.peak_memory == done.peak_memory > 10 ** 6
+    assert stored.seconds == done.seconds and stored.peak_memory == done.peak_memory > 10**6
 
 
 def test_a_damaged_checkpoint_falls_back_and_ends_the_same(tmp_path):
     whole, _ = run(tmp_path / "whole")
-    with pytest.raises(Stopped): run(tmp_path / "cut", SHORT, StopsAt(10), checkpoint_every=0)
+    with pytest.raises(Stopped):
+        run(tmp_path / "cut", SHORT, StopsAt(10), checkpoint_every=0)
     file = tmp_path / "cut" / "checkpoint.pt"
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.warns(UserWarning, match="is damaged"): task, rest = run(tmp_path / "cut")
+    with pytest.warns(UserWarning, match="is damaged"):
+        task, rest = run(tmp_path / "cut")
     assert rest.resumed == 9 and same(task, whole)
 
 
-@pytest.mark.parametrize("change, named", [(dict(schedule=replace(SHORT, lr=0.1)), "lr=0.05 .now 0.1."), (dict(seed=1), "seed=0 .now 1."),
-                                           (dict(data=Toy(40)), "steps_per_epoch=8 .now 10."), (dict(fingerprint="x"), "fingerprint=None .now 'x'.")])
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        (dict(schedule=replace(SHORT, lr=0.1)), "lr=0.05 .now 0.1."),
+        (dict(seed=1), "seed=0 .now 1."),
+        (dict(data=Toy(40)), "steps_per_epoch=8 .now 10."),
+        (dict(fingerprint="x"), "fingerprint=None .now 'x'."),
+    ],
+)
 def test_another_training_is_refused(tmp_path, change, named):
     run(tmp_path)
     before = (tmp_path / "checkpoint.pt").read_bytes()
-    with pytest.raises(ResumeError, match=named): run(tmp_path, **change)
+    with pytest.raises(ResumeError, match=named):
+        run(tmp_path, **change)
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
 
 
 def test_another_task_is_refused(tmp_path):
     run(tmp_path)
+
     class Other(Task):
-        def __init__(self): super().__init__(); self.more = nn.Linear(48, 2)
-    with pytest.raises(ResumeError, match="task='Task of"): run(tmp_path, task=Other())
+        def __init__(self):
+            super().__init__()
+            self.more = nn.Linear(48, 2)
+
+    with pytest.raises(ResumeError, match="task='Task of"):
+        run(tmp_path, task=Other())
 
 
 def test_sigkill_at_any_moment_changes_no_bit(tmp_path):
     "Forked children are killed, at random moments and at every stroke of writing files, and started again until one finishes."
     threads = torch.get_num_threads()
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE)}
-    killer = subprocess.run([sys.executable, HERE / "train_killed.py", tmp_path], env=env, capture_output=True, text=True, timeout=200)
+    killer = subprocess.run(
+        [sys.executable, HERE / "train_killed.py", tmp_path],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
     assert killer.returncode == 0, killer.stderr[-2000:]
     reports = json.loads(killer.stdout.splitlines()[-1])
     torch.set_num_threads(1)
@@ -278,11 +396,17 @@ def test_sigkill_at_any_moment_changes_no_bit(tmp_path):
         for how, least in (("random", 6), ("strokes", 6)):
             assert reports[how]["codes"] and not any(reports[how]["codes"]), killer.stderr[-2000:]
             assert reports[how]["kills"] >= least
-            assert sorted(p.name for p in (tmp_path / how).iterdir()) == ["checkpoint.previous.pt", "checkpoint.pt", "losses.csv", "tensorboard"]
+            assert sorted(p.name for p in (tmp_path / how).iterdir()) == [
+                "checkpoint.previous.pt",
+                "checkpoint.pt",
+                "losses.csv",
+                "tensorboard",
+            ]
             task, stored = run(tmp_path / how, schedule)
             assert same(task, whole) and stored.losses == done.losses
             assert table(tmp_path / how) == table(tmp_path / "whole")
-    finally: torch.set_num_threads(threads)
+    finally:
+        torch.set_num_threads(threads)
 
 
 # ---- the record -----------------------------------------------------------------------------------------------------
@@ -291,29 +415,45 @@ def test_the_csv_holds_every_step_once(tmp_path):
     rows = table(tmp_path)
     assert list(rows[0]) == ["step", "epoch", "lr", "loss", "acc"]
     assert [(int(r["step"]), int(r["epoch"])) for r in rows] == [(i, i // 8) for i in range(24)]
-    assert [float(r["loss"]) for r in rows] == done.losses and [float(r["acc"]) for r in rows] == done.metrics["acc"]
+    assert [float(r["loss"]) for r in rows] == done.losses and [
+        float(r["acc"]) for r in rows
+    ] == done.metrics["acc"]
     assert [float(r["lr"]) for r in rows] == [learning_rate(SHORT, i, 8) for i in range(24)]
 
 
 def test_tensorboard_after_a_resume_has_no_step_twice(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    with pytest.raises(Stopped): run(tmp_path, SHORT, StopsAt(11), checkpoint_every=0)
-    for name in ("checkpoint.pt", "checkpoint.previous.pt"): assert (tmp_path / name).exists()
-    (tmp_path / "checkpoint.pt").unlink()                        # two steps of the event file are ahead of this checkpoint
+
+    with pytest.raises(Stopped):
+        run(tmp_path, SHORT, StopsAt(11), checkpoint_every=0)
+    for name in ("checkpoint.pt", "checkpoint.previous.pt"):
+        assert (tmp_path / name).exists()
+    (tmp_path / "checkpoint.pt").unlink()  # two steps of the event file are ahead of this checkpoint
     _, done = run(tmp_path)
-    events = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"scalars": 0}).Reload().Scalars("loss")
+    events = (
+        EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"scalars": 0}).Reload().Scalars("loss")
+    )
     assert [e.step for e in events] == list(range(24))
     assert [e.value for e in events] == pytest.approx(done.losses)
 
 
 class Breaks(Task):
-    def __init__(self, at, how): super().__init__(); self.at, self.how, self.step = at, how, 0
-    def start_step(self, step): self.step = step
+    def __init__(self, at, how):
+        super().__init__()
+        self.at, self.how, self.step = at, how, 0
+
+    def start_step(self, step):
+        self.step = step
+
     def forward(self, batch):
         out = super().forward(batch)
         if self.step == self.at:
-            if self.how == "loss": out["loss"] = out["loss"] * float("nan")
-            else: out["loss"] = out["loss"] + (self.head.bias - self.head.bias.detach()).sqrt().sum()     # finite, its gradient is not
+            if self.how == "loss":
+                out["loss"] = out["loss"] * float("nan")
+            else:
+                out["loss"] = (
+                    out["loss"] + (self.head.bias - self.head.bias.detach()).sqrt().sum()
+                )  # finite, its gradient is not
         return out
 
 
@@ -323,40 +463,57 @@ Breaks.__name__ = "Task"
 @pytest.mark.parametrize("how", ["loss", "gradient"])
 @pytest.mark.parametrize("every", [0, 1000])
 def test_broken_weights_never_reach_a_checkpoint(tmp_path, how, every):
-    with pytest.raises(NonFiniteLoss, match="not finite at step") as caught: run(tmp_path, task=Breaks(5, how), checkpoint_every=every)
+    with pytest.raises(NonFiniteLoss, match="not finite at step") as caught:
+        run(tmp_path, task=Breaks(5, how), checkpoint_every=every)
     assert caught.value.step in (5, 6) and "lower lr" in str(caught.value)
-    if how == "loss": assert caught.value.step == 5 and caught.value.lr == learning_rate(SHORT, 5, 8) and len(caught.value.losses) == 5
+    if how == "loss":
+        assert (
+            caught.value.step == 5
+            and caught.value.lr == learning_rate(SHORT, 5, 8)
+            and len(caught.value.losses) == 5
+        )
     state = load_checkpoint(tmp_path / "checkpoint.pt")
     assert (state is None) == (every == 1000)
-    if state: assert state["step"] == 5 and all(v.isfinite().all() for v in state["model"].values())
+    if state:
+        assert state["step"] == 5 and all(v.isfinite().all() for v in state["model"].values())
 
 
 def test_a_finite_loss_with_broken_last_gradient_is_noticed(tmp_path):
-    with pytest.raises(NonFiniteLoss, match="norm of the weights is not finite at step 23"): run(tmp_path, task=Breaks(23, "gradient"), checkpoint_every=1000)
+    with pytest.raises(NonFiniteLoss, match="norm of the weights is not finite at step 23"):
+        run(tmp_path, task=Breaks(23, "gradient"), checkpoint_every=1000)
     assert load_checkpoint(tmp_path / "checkpoint.pt") is None
 
 
 def test_losses_are_fetched_rarely(tmp_path, monkeypatch):
     flushed = []
-    monkeypatch.setattr(T.Record, "flush", lambda self, fabric, plain=T.Record.flush: (flushed.append(len(self.pending)), plain(self, fabric)))
+    monkeypatch.setattr(
+        T.Record,
+        "flush",
+        lambda self, fabric, plain=T.Record.flush: (flushed.append(len(self.pending)), plain(self, fabric)),
+    )
     run(tmp_path, replace(SHORT, epochs=40))
     assert sum(flushed) == 320 and len(flushed) < 100
 
 
 def test_unreadable_videos_are_reported(tmp_path):
-    data = Toy(); data.failed["a/b.avi"] = "truncated"
+    data = Toy()
+    data.failed["a/b.avi"] = "truncated"
     assert run(tmp_path, data=data)[1].failed == {"a/b.avi": "truncated"}
     assert run(tmp_path)[1].failed == {"a/b.avi": "truncated"}
 
 
 def test_a_stream_that_ends_early_is_an_error(tmp_path):
     class Short(Toy):
-        def steps_per_epoch(self, *a, **kw): return 9
-    with pytest.raises(RuntimeError, match="the data ended at step 8"): run(tmp_path, data=Short())
+        def steps_per_epoch(self, *a, **kw):
+            return 9
+
+    with pytest.raises(RuntimeError, match="the data ended at step 8"):
+        run(tmp_path, data=Short())
 
 
 def test_interrupted_equals_uninterrupted_on_real_clips(tmp_path, puppets_root):
     from mvnb import clips, datasets, models, protocols
+
     index = datasets.load("puppets-u", "train", root=puppets_root, scale=0.15)
     data = clips.ClipDataset(index, length=4, stride=2, size=32, cache="memory")
     schedule = Schedule(epochs=2, batch_size=len(index) // 4, lr=0.01)
@@ -366,10 +523,13 @@ def test_interrupted_equals_uninterrupted_on_real_clips(tmp_path, puppets_root):
             torch.manual_seed(0)
             super().__init__(models.build("r3d_tiny"), len(index.classes), dropout=0.5)
             self.at = at
+
         def start_step(self, step):
-            if step == self.at: raise Stopped
+            if step == self.at:
+                raise Stopped
 
     whole, done = run(tmp_path / "whole", schedule, Classifier(), data)
-    with pytest.raises(Stopped): run(tmp_path / "cut", schedule, Classifier(5), data, checkpoint_every=0)
+    with pytest.raises(Stopped):
+        run(tmp_path / "cut", schedule, Classifier(5), data, checkpoint_every=0)
     task, rest = run(tmp_path / "cut", schedule, Classifier(), data)
     assert rest.resumed == 5 and rest.steps == 8 and rest.losses == done.losses and same(task, whole)

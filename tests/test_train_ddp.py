@@ -1,4 +1,5 @@
 "Two processes started by torchrun against one process with the same global batch."
+
 import os
 import subprocess
 import sys
@@ -21,20 +22,37 @@ HERE = Path(__file__).parent
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ddp")
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE)}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", HERE / "train_ddp.py", folder]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        HERE / "train_ddp.py",
+        folder,
+    ]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     return folder
 
 
 @pytest.fixture(scope="module")
-def found(folder): return [torch.load(folder / f"found{rank}.pt", weights_only=True) for rank in (0, 1)]
+def found(folder):
+    return [torch.load(folder / f"found{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     task = Task(dropout=0)
-    done = fit(task, Toy(), Schedule(epochs=3, batch_size=8, lr=0.05, clip_grad=1.0), folder=tmp_path_factory.mktemp("alone"), device="cpu", progress=False)
+    done = fit(
+        task,
+        Toy(),
+        Schedule(epochs=3, batch_size=8, lr=0.05, clip_grad=1.0),
+        folder=tmp_path_factory.mktemp("alone"),
+        device="cpu",
+        progress=False,
+    )
     return task, done
 
 
@@ -44,7 +62,8 @@ def test_two_processes_equal_one(found, alone, name):
     for rank in found:
         assert rank[name]["losses"] == pytest.approx(done.losses, rel=1e-4)
         assert rank[name]["fit"]["metrics"]["acc"] == pytest.approx(done.metrics["acc"])
-        for key, weight in task.named_parameters(): torch.testing.assert_close(rank[name]["weights"][key], weight.detach(), rtol=1e-4, atol=1e-6)
+        for key, weight in task.named_parameters():
+            torch.testing.assert_close(rank[name]["weights"][key], weight.detach(), rtol=1e-4, atol=1e-6)
     assert found[0][name]["fit"]["effective_batch"] == done.effective_batch == 8
 
 
@@ -55,7 +74,7 @@ def test_resume_of_two_processes_changes_no_bit(found):
 
 
 def test_processes_drop_different_units(found):
-    assert found[0]["whole"]["losses"] == found[1]["whole"]["losses"]           # the mean over processes, so the same
+    assert found[0]["whole"]["losses"] == found[1]["whole"]["losses"]  # the mean over processes, so the same
     assert found[0]["whole"]["losses"] != found[0]["plain"]["losses"]
 
 
@@ -67,13 +86,17 @@ def test_a_bad_loss_in_one_process_stops_both(found, folder):
 def test_moco_keeps_its_processes_alike(found):
     a, b = (rank["moco"]["weights"] for rank in found)
     for key in a:
-        if "running" not in key: assert torch.equal(a[key], b[key]), key
+        if "running" not in key:
+            assert torch.equal(a[key], b[key]), key
     assert a["pointer"].item() == (8 * 8 * 2) % 24
     assert all(0 < loss < 10 for loss in found[0]["moco"]["losses"]) and len(found[0]["moco"]["losses"]) == 8
     assert found[0]["moco"]["fit"]["failed"] == {"seen by 0": "damaged", "seen by 1": "damaged"}
 
 
 def test_evaluation_is_shared_out_and_put_together(found):
-    expected = extract(Task().backbone, Evaluated(11, broken=(3,)), "cpu", batch_size=4, pool="features", progress=False)
-    for rank in found: torch.testing.assert_close(rank["features"], expected.values, rtol=1e-5, atol=1e-6)
+    expected = extract(
+        Task().backbone, Evaluated(11, broken=(3,)), "cpu", batch_size=4, pool="features", progress=False
+    )
+    for rank in found:
+        torch.testing.assert_close(rank["features"], expected.values, rtol=1e-5, atol=1e-6)
     assert expected.failed == ["a/3.avi"] and not expected.values[3].any() and expected.values[4].any()

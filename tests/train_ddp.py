@@ -2,6 +2,7 @@
 
 usage: torchrun --nproc-per-node 2 train_ddp.py FOLDER
 """
+
 import dataclasses
 import sys
 from pathlib import Path
@@ -18,16 +19,19 @@ torch.set_num_threads(1)
 SCHEDULE = Schedule(epochs=3, batch_size=4, lr=0.05, clip_grad=1.0)
 
 
-class Stopped(Exception): pass
+class Stopped(Exception):
+    pass
 
 
 class Stops(Task):
     def start_step(self, step):
-        if step == 5: raise Stopped
+        if step == 5:
+            raise Stopped
 
 
 class Breaks(Task):
     "Only process 1 sees a bad loss."
+
     def forward(self, batch):
         out = super().forward(batch)
         return {**out, "loss": out["loss"] * (float("nan") if torch.distributed.get_rank() == 1 else 1)}
@@ -40,31 +44,54 @@ def main(folder):
     run = dict(device="cpu", progress=False)
     found = {}
 
-    def note(name, task, done): found[name] = {"weights": {k: v.clone() for k, v in task.state_dict().items()}, "losses": done.losses, "fit": dataclasses.asdict(done)}
+    def note(name, task, done):
+        found[name] = {
+            "weights": {k: v.clone() for k, v in task.state_dict().items()},
+            "losses": done.losses,
+            "fit": dataclasses.asdict(done),
+        }
 
     task = Task(dropout=0)
     note("plain", task, fit(task, Toy(), SCHEDULE, folder=folder / "plain", **run))
     task = Task(dropout=0)
-    note("accumulated", task, fit(task, Toy(), dataclasses.replace(SCHEDULE, batch_size=2, accumulate=2), folder=folder / "accumulated", **run))
+    note(
+        "accumulated",
+        task,
+        fit(
+            task,
+            Toy(),
+            dataclasses.replace(SCHEDULE, batch_size=2, accumulate=2),
+            folder=folder / "accumulated",
+            **run,
+        ),
+    )
 
     task = Task()
     note("whole", task, fit(task, Toy(), SCHEDULE, folder=folder / "whole", **run))
-    try: fit(Stops(), Toy(), SCHEDULE, folder=folder / "cut", checkpoint_every=0, **run)
-    except Stopped: pass
+    try:
+        fit(Stops(), Toy(), SCHEDULE, folder=folder / "cut", checkpoint_every=0, **run)
+    except Stopped:
+        pass
     task = Task()
     note("cut", task, fit(task, Toy(), SCHEDULE, folder=folder / "cut", **run))
 
-    try: fit(Breaks(), Toy(), SCHEDULE, folder=folder / "broken", **run)
-    except NonFiniteLoss as e: found["broken"] = e.step
+    try:
+        fit(Breaks(), Toy(), SCHEDULE, folder=folder / "broken", **run)
+    except NonFiniteLoss as e:
+        found["broken"] = e.step
 
     moco = MoCo("r3d_tiny", dim=16, queue=24, photometric=Photometric(blur=0.0), momentum=0.9)
     data = Toy(views=2)
     data.failed[f"seen by {torch.distributed.get_rank()}"] = "damaged"
-    note("moco", moco, fit(moco, data, dataclasses.replace(SCHEDULE, epochs=2), folder=folder / "moco", **run))
+    note(
+        "moco", moco, fit(moco, data, dataclasses.replace(SCHEDULE, epochs=2), folder=folder / "moco", **run)
+    )
 
     torch.manual_seed(0)
     test = Evaluated(11, broken=(3,))
-    found["features"] = extract(Task().backbone, test, "cpu", batch_size=2, pool="features", progress=False).values
+    found["features"] = extract(
+        Task().backbone, test, "cpu", batch_size=2, pool="features", progress=False
+    ).values
     torch.save(found, folder / f"found{torch.distributed.get_rank()}.pt")
 
 

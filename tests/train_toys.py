@@ -1,4 +1,5 @@
 "A data set and tasks small enough to train in a blink; shared by the training tests and the processes they start."
+
 import types
 
 import numpy as np
@@ -8,30 +9,43 @@ from torch import nn
 
 class Toy:
     "Random clips whose label is a function of them; offers what mvnb.clips offers."
+
     hash = "toy"
 
     def __init__(self, n=32, views=1):
         self.n, self.views, self.failed, self.asked = n, views, {}, []
 
-    def __len__(self): return self.n
+    def __len__(self):
+        return self.n
 
     def sample(self, i, epoch):
-        clip = np.random.default_rng((int(i), epoch)).integers(0, 256, (self.views, 3, 4, 8, 8), dtype=np.uint8)
+        clip = np.random.default_rng((int(i), epoch)).integers(
+            0, 256, (self.views, 3, 4, 8, 8), dtype=np.uint8
+        )
         return torch.from_numpy(clip), int(i) % 3
 
     def steps_per_epoch(self, batch_size, world=1, drop_last=True):
         return self.n // (batch_size * world) if drop_last else -(-self.n // (batch_size * world))
 
-    def batches(self, batch_size, epoch, *, seed=0, shuffle=True, drop_last=True, workers=0, rank=0, world=1, start=0):
+    def batches(
+        self, batch_size, epoch, *, seed=0, shuffle=True, drop_last=True, workers=0, rank=0, world=1, start=0
+    ):
         order = np.random.default_rng((seed, epoch)).permutation(self.n) if shuffle else np.arange(self.n)
         for step in range(start, Toy.steps_per_epoch(self, batch_size, world, drop_last)):
-            whole = order[step * batch_size * world:(step + 1) * batch_size * world]
+            whole = order[step * batch_size * world : (step + 1) * batch_size * world]
             ids = np.array_split(whole, world)[rank]
-            if len(ids) == 0: continue
+            if len(ids) == 0:
+                continue
             self.asked.append((epoch, step, tuple(ids)))
             clips, labels = zip(*(self.sample(i, epoch) for i in ids))
-            yield {"clip": torch.stack(clips), "label": torch.tensor(labels), "index": torch.from_numpy(ids.copy()),
-                   "ok": torch.ones(len(ids), dtype=torch.bool), "epoch": epoch, "step": step}
+            yield {
+                "clip": torch.stack(clips),
+                "label": torch.tensor(labels),
+                "index": torch.from_numpy(ids.copy()),
+                "ok": torch.ones(len(ids), dtype=torch.bool),
+                "epoch": epoch,
+                "step": step,
+            }
 
 
 class Task(nn.Module):
@@ -41,17 +55,27 @@ class Task(nn.Module):
         super().__init__()
         torch.manual_seed(5)
         self.views, self.steps = views, []
-        self.backbone = nn.Sequential(nn.Conv3d(3, 6, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool3d(2), nn.Flatten(), nn.Dropout(dropout))
+        self.backbone = nn.Sequential(
+            nn.Conv3d(3, 6, 3, padding=1),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool3d(2),
+            nn.Flatten(),
+            nn.Dropout(dropout),
+        )
         self.head = nn.Linear(48, 3)
         self.register_buffer("seen", torch.zeros((), dtype=torch.long))
 
-    def start_step(self, step): self.steps.append(step)
+    def start_step(self, step):
+        self.steps.append(step)
 
     def forward(self, batch):
         self.seen += len(batch["label"])
         logits = self.head(self.backbone(batch["clip"].flatten(0, 1).float() / 255))
         labels = batch["label"].repeat_interleave(batch["clip"].shape[1])
-        return {"loss": nn.functional.cross_entropy(logits, labels), "acc": (logits.argmax(1) == labels).float().mean()}
+        return {
+            "loss": nn.functional.cross_entropy(logits, labels),
+            "acc": (logits.argmax(1) == labels).float().mean(),
+        }
 
 
 class Evaluated(Toy):
@@ -60,7 +84,11 @@ class Evaluated(Toy):
     def __init__(self, n=11, views=3, broken=(), classes=3):
         super().__init__(n, views)
         self.broken, names = broken, tuple("abcdefgh"[:classes])
-        self.index = types.SimpleNamespace(labels=np.arange(n) % classes, classes=names, paths=tuple(f"{names[i % classes]}/{i}.avi" for i in range(n)))
+        self.index = types.SimpleNamespace(
+            labels=np.arange(n) % classes,
+            classes=names,
+            paths=tuple(f"{names[i % classes]}/{i}.avi" for i in range(n)),
+        )
 
     def batches(self, *args, **kw):
         for batch in super().batches(*args, **kw):
