@@ -263,3 +263,7 @@ def alpha_blend(
     if torch.compiler.is_compiling() or torch.is_grad_enabled() and clip.requires_grad:
         return clip * gain if out is None else out.copy_(clip * gain)
     return torch.mul(clip, gain, out=new_like(clip) if out is None else out)
+
+BACKGROUNDS = ("inter", "intra")
+def foreground_merge(clip, beta=0.5, variant="fame", background="inter", permutation=None, other=None, **k):
+    return fame(clip, beta, variant, background, permutation=permutation, other=other, **k)
