@@ -135,3 +135,8 @@ def runs() -> Path:  # the run store
 def cache() -> Path:  # rebuildable files
     "Where decoded clips and other rebuildable files go, from [paths]."
     return folder("paths", "cache", "outputs/cache")
+
+def nearest(word, known) -> str:
+    import difflib
+    near = difflib.get_close_matches(str(word), [str(k) for k in known], 1, 0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
