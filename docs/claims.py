@@ -1,4 +1,4 @@
-"""The scoreboard: what the papers claim, and how each claim fared here (`mvnb.tables.scoreboard`).
+"""The scoreboard: what the papers claim, and how each claim fared here (`mvnb.claims.scoreboard`).
 
 A table that was executed before its verdicts were written beside it is read from its page.
 """
@@ -9,12 +9,12 @@ import re
 
 import nbformat
 
-from mvnb import tables
+from mvnb.claims import scoreboard
+from mvnb.tables import called, definitions
 from stage import PAPERS, order
 
 VERDICTS = ("holds", "fails", "undecided", "not judged", "not run")
 SAID = re.compile(rf"({'|'.join(VERDICTS)})(?: \((.*)\))?")
-NAMES = {"mac": "MAC", "fame": "FAME", "mgm": "MGM", "mcl": "MCL"}
 
 
 def from_page(path) -> list[dict]:
@@ -57,9 +57,9 @@ def from_file(path) -> list[dict]:
 
 def board(site) -> dict[str, list[dict]]:
     "Stem of a table or figure -> its claims, in the papers' order, tables first."
-    stems = {key: d.notebook for key, d in tables.TABLES.items()}
+    stems = {(d.paper, d.number): d.notebook for d in definitions()}
     out = {}
-    for line in tables.scoreboard("demo").to_dict("records"):
+    for line in scoreboard("demo").to_dict("records"):
         out.setdefault(stems[line.pop("paper"), line.pop("table")], []).append(line)
     executed = {stem: path for stem, _, path in site.results["tables"]}
     for stem, lines in out.items():
@@ -141,14 +141,14 @@ def write(site):
         "A claim is an inequality between rows of a table (or between the things a figure shows), such as *merging with another video's background beats the same video's*. It is tested on each test "
         "set of the demo, on the same videos for both rows. It **holds** or **fails** when the gap is larger than its margin of error, and is **undecided** "
         "otherwise; a failed claim is shown as failed. Gap ± margin are percentage points. How the margin is computed, and what one seed can and cannot "
-        "decide, is in [Tables](library/82_tables.ipynb#claims).",
-        "Verdicts are about small models on [puppets](library/02_puppets.ipynb), not about the papers' networks on the papers' data.",
+        "decide, is in [Claims](library/results/34_claims.ipynb).",
+        "Verdicts are about small models on [puppets](library/clips/02_puppets.ipynb), not about the papers' networks on the papers' data.",
         counts(everything),
     ]
-    titles = {d.notebook: f"Table {d.number}: {d.title}" for d in tables.TABLES.values()}
+    titles = {d.notebook: f"{called(d.number).capitalize()}: {d.title}" for d in definitions()}
     for paper in dict.fromkeys([*PAPERS, *(stem.split("_")[0] for stem in found)]):
         mine = {stem: lines for stem, lines in found.items() if stem.split("_")[0] == paper}
-        name = NAMES.get(paper, paper)
+        name = paper.upper()
         parts += [
             f"## {name}",
             counts([l for lines in mine.values() for l in lines]) if mine else "Its tables are being built.",

@@ -4,6 +4,7 @@ import re
 
 import claims
 from api import Api
+from house import FLOORS, picture
 from stage import DOCS, PAPERS, Site, same_code
 
 NOT_YET = "This part of mvnb is being built; its notebook comes onto this page when it exists."
@@ -50,21 +51,32 @@ def not_run(name) -> str:
 
 
 def library(site):
-    pages = [site.pages[site.name(p)] for p in site.library]
-    site.write(
-        "library/index.md",
-        "\n\n".join(
-            [
-                "# The library, lesson by lesson",
-                "> Each notebook is a part of the library: the code it exports, why it is so, and lessons that show it working.",
-                "Read them in order, or start where your question is. Cells with a coloured edge are the library's own code; the others are lessons around it. "
-                "All of it runs on a fresh machine, on videos that the library makes itself ([Puppets](02_puppets.ipynb)).",
-                "\n".join(item(site, p, "library") for p in pages),
-                toctree(*(p.removeprefix("library/").removesuffix(".ipynb") for p in pages)),
-            ]
+    "The house as a picture, then its rooms floor by floor."
+    lessons = {site.name(path): site.pages[site.name(path)] for path in site.library}
+    page_of = {path: lessons[site.name(path)].removeprefix("library/") for path in site.library}
+    house = picture(site.root, lambda path: page_of[path].replace(".ipynb", ".html"))
+    parts = [
+        "# The library, lesson by lesson",
+        "> Each notebook is a part of the library: the code it exports, why it is so, and lessons that show it working.",
+        "Read them in order, or start where your question is. Cells with a coloured edge are the library's own code; "
+        "the others are lessons around it. All of it runs on a fresh machine, on videos that the library makes itself "
+        "([Puppets](clips/02_puppets.ipynb)).",
+        "A room is a notebook and the module it exports. It imports only rooms before it on its own floor, or on the "
+        "floors below; nothing outside *papers* knows a paper.",
+        house,
+    ]
+    trees = []
+    if first := [path for path in site.library if path.stem == "index"]:
+        parts.append(item(site, lessons[site.name(first[0])], "library"))
+        trees.append(toctree(page_of[first[0]].removesuffix(".ipynb")))
+    for floor, about in FLOORS.items():
+        own = [room.path for room in site.rooms if room.floor == floor]
+        lines = [item(site, lessons[site.name(path)], "library") for path in own]
+        parts += [f"## {floor.capitalize()}", f"*{about.capitalize()}.*", "\n".join(lines)]
+        trees.append(
+            toctree(*(page_of[path].removesuffix(".ipynb") for path in own), caption=floor.capitalize())
         )
-        + "\n",
-    )
+    site.write("library/index.md", "\n\n".join([*parts, *trees]) + "\n")
 
 
 def results(site, kind):
@@ -98,7 +110,7 @@ def results(site, kind):
             [
                 f"# {what[0]}",
                 f"> {what[1]}",
-                "Shown is what the demo profile gave: small models on [puppets](../library/02_puppets.ipynb), which stand in for the papers' data. Such numbers are "
+                "Shown is what the demo profile gave: small models on [puppets](../library/clips/02_puppets.ipynb), which stand in for the papers' data. Such numbers are "
                 "to be compared with each other, not with the published ones. The [claims](../claims.md) of all tables are gathered on a page of their own."
                 if kind == "tables"
                 else "",
@@ -135,7 +147,7 @@ def explore(site):
                 "Explorers are notebooks with controls. Start JupyterLab with `make lab` and open one of these; what this site shows are their stored pictures.",
                 shown,
                 "\n".join(rows)
-                or f"No explorer is here yet. {NOT_YET} Until then, [Masks](../library/11_masks.ipynb) and [Mixing](../library/12_mixing.ipynb) "
+                or f"No explorer is here yet. {NOT_YET} Until then, [Masks](../library/motion/12_masks.ipynb) and [Mixing](../library/motion/15_mixing.ipynb) "
                 "show every mask with its parameters as rows of pictures.",
                 toctree(*(p.removeprefix("explore/").removesuffix(".ipynb") for p in pages)),
             )
@@ -150,14 +162,15 @@ def how_tos(site):
         ("README.md", "start.md", "", ""),
         ("docs/decisions.md", "decisions.md", "", ""),
         ("docs/howto_own_videos.md", "own_videos.md", "Your own videos", NOT_YET),
+        ("docs/howto_fifth_paper.md", "fifth_paper.md", "A fifth paper", NOT_YET),
         (
             "workflow/README.md",
             "cluster.md",
             "On a cluster",
             f"How to run many tables on one machine or on a cluster is being written down. What there is: `mvnb batch --help`"
             + (
-                ", and the lesson [Batch](library/86_batch.ipynb)."
-                if "library/86_batch.ipynb" in site.pages.values()
+                ", and the lesson [Batch](library/use/42_batch.ipynb)."
+                if "library/use/42_batch.ipynb" in site.pages.values()
                 else "."
             ),
         ),
@@ -174,56 +187,62 @@ def how_tos(site):
 
 
 def methods(site) -> str:
-    "The four methods of the landing page: one entry each in docs/methods, status from what is in the repository."
-    out = []
-    for name in PAPERS:
-        head, _, text = (DOCS / "methods" / f"{name}.md").read_text(encoding="utf-8").partition("\n\n")
-        about = dict(line.split(": ", 1) for line in head.splitlines())
-        picture = site.copy(DOCS / "pictures" / f"{name}.jpg", f"images/{name}.jpg")
-        out.append(
-            "\n\n".join(
-                [
-                    f"### {name.upper()}",
-                    text.strip(),
-                    f"```{{figure}} {picture}\n:alt: {about['picture']}\n:class: method\n\n{about['picture']}\n```",
-                    f"{about['paper']}.",
-                    status(site, name),
-                ]
-            )
-        )
-    return "\n\n".join(out)
+    "The papers of the landing page: told by docs/methods, or else by the first lesson of a paper's folder."
+    told = [paper(site, name) for name in PAPERS]
+    folders = dict.fromkeys(room.paper for room in site.rooms if room.paper)
+    return "\n\n".join([*told, *(untold(site, name) for name in folders if name not in PAPERS)])
+
+
+def paper(site, name) -> str:
+    "One paper: what it is about, a picture, the citation, what is here of it."
+    head, _, text = (DOCS / "methods" / f"{name}.md").read_text(encoding="utf-8").partition("\n\n")
+    about = dict(line.split(": ", 1) for line in head.splitlines())
+    drawn = site.copy(DOCS / "pictures" / f"{name}.jpg", f"images/{name}.jpg")
+    figure = f"```{{figure}} {drawn}\n:alt: {about['picture']}\n:class: method\n\n{about['picture']}\n```"
+    return "\n\n".join(
+        [f"### {name.upper()}", text.strip(), figure, f"{about['paper']}.", status(site, name)]
+    )
+
+
+def untold(site, name) -> str:
+    "A paper of which docs/methods says nothing yet: the line below the title of its first lesson."
+    first = next(room for room in site.rooms if room.paper == name)
+    return "\n\n".join(
+        [
+            f"### {name.upper()}",
+            site.markdown(first.line, site.name(first.path), "index.md"),
+            status(site, name),
+        ]
+    )
 
 
 def status(site, name) -> str:
-    lessons = [
-        p
-        for p in site.library
-        if re.search(rf"\d_{name}$", p.stem) or (name == "mgm" and p.stem.endswith("_mae"))
-    ]
-    shown = [
-        (site.pages[site.name(executed or source)], bool(executed))
-        for kind in ("tables", "figures")
-        for stem, source, executed in site.results[kind]
-        if stem.startswith(name + "_")
-    ]
-    links = [f"[the lesson]({site.pages[site.name(p)]})" for p in lessons]
-    links += [
-        f"[{site.titles[page].split(':')[0].removeprefix(name.upper() + ', ')}]({page})"
-        + ("" if done else " (not run yet)")
-        for page, done in shown
-    ]
-    return (
-        ("**Built:** " + " · ".join(links))
-        if lessons
-        else "**Being built:** the method's notebook is not here yet"
-        + (": " + " · ".join(links) if links else ".")
-    )
+    "Links to the lessons, tables and figures of a paper."
+    lessons = [site.pages[site.name(room.path)] for room in site.rooms if room.paper == name]
+    shown = []
+    for kind in ("tables", "figures"):
+        for stem, source, executed in site.results[kind]:
+            if stem.startswith(name + "_"):
+                shown.append((site.pages[site.name(executed or source)], bool(executed)))
+    links = [f"[{'the lesson' if k == 0 else site.titles[page]}]({page})" for k, page in enumerate(lessons)]
+    for page, done in shown:
+        title = site.titles[page].split(":")[0].removeprefix(name.upper() + ", ")
+        links.append(f"[{title}]({page})" + ("" if done else " (not run yet)"))
+    if lessons:
+        return "**Built:** " + " · ".join(links)
+    return "**Being built:** its notebooks are not here yet" + (": " + " · ".join(links) if links else ".")
 
 
 def landing(site):
     text = (DOCS / "text" / "index.md").read_text(encoding="utf-8").replace("@@METHODS@@", methods(site))
     trees = [
-        toctree("Getting started <start>", "own_videos", "On a cluster <cluster>", caption="Use"),
+        toctree(
+            "Getting started <start>",
+            "own_videos",
+            "On a cluster <cluster>",
+            "A fifth paper <fifth_paper>",
+            caption="Use",
+        ),
         toctree("tables/index", "figures/index", "claims", "explore/index", caption="Results"),
         toctree("library/index", "api/index", "Decisions <decisions>", caption="Library"),
     ]

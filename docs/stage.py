@@ -1,7 +1,7 @@
 """Gathers the site's pages in docs/_stage: notebooks as they were executed, repository pages, generated ones.
 
-Notebooks come by pattern (nbs/NN_*.ipynb, nbs/tables, nbs/figures, nbs/explore, outputs/demo): a new one is on the site
-without a change here. What readers need not see goes: directive lines, hidden cells, progress bars, paths of the machine.
+Notebooks come by their folders (the floors of the house, nbs/tables, nbs/figures, nbs/explore, a paper's own pages,
+outputs/demo): a new one is on the site without a change here. What readers need not see goes: directive lines, hidden cells, progress bars, paths of the machine.
 """
 
 import ast
@@ -12,10 +12,12 @@ from pathlib import Path, PurePosixPath
 
 import nbformat
 
+from house import heading, module_of, rooms
+
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 STAGE = Path(os.environ.get("MVNB_DOCS_STAGE") or DOCS / "_stage")
-PAPERS = ("mac", "fame", "mgm", "mcl")
+PAPERS = sorted(path.stem for path in (DOCS / "methods").glob("*.md"))  # those that the landing page tells of
 WIDGET = "application/vnd.jupyter.widget-view+json"
 BAR = re.compile(r"^.*\d+%\|.*$\n?", re.M)
 DIRECTIVE = re.compile(r"^\s*#\s*\|.*$\n?", re.M)
@@ -53,7 +55,9 @@ class Site:
 
     def _collect(self):
         nbs = self.root / "nbs"
-        self.library = sorted(p for p in nbs.glob("[0-9][0-9]_*.ipynb"))
+        self.rooms = rooms(self.root)
+        index = nbs / "index.ipynb"
+        self.library = [*([index] if index.is_file() else []), *(room.path for room in self.rooms)]
         done = self.root / "outputs" / "demo"
         self.explore = [
             (p, done / p.name if (done / p.name).is_file() else None)
@@ -61,7 +65,7 @@ class Site:
         ]
         self.results = {kind: self._results(kind) for kind in ("tables", "figures")}
         for path in self.library:
-            self.pages[self.name(path)] = f"library/{path.name}"
+            self.pages[self.name(path)] = f"library/{path.relative_to(nbs).as_posix()}"
         for source, executed in self.explore:
             for path in (source, executed):
                 if path:
@@ -75,6 +79,7 @@ class Site:
             "README.md": "start.md",
             "docs/decisions.md": "decisions.md",
             "nbs": "library/index.md",
+            "docs/howto_fifth_paper.md": "fifth_paper.md",
             "mvnb": "api/index.md",
             "nbs/tables": "tables/index.md",
             "nbs/figures": "figures/index.md",
@@ -89,9 +94,10 @@ class Site:
 
     def _results(self, kind):
         "(stem, source or None, executed or None) of tables or figures, in the papers' order."
-        sources = {p.stem: p for p in (self.root / "nbs" / kind).glob("*.ipynb")}
-        done = {p.stem: p for p in (self.root / "outputs" / "demo").glob("*.ipynb")}
         word = {"tables": "table", "figures": "figure"}[kind]
+        own = (self.root / "nbs" / "papers").glob(f"*/*_{word}[0-9]*.ipynb")  # a paper may keep its own pages
+        sources = {p.stem: p for p in (*(self.root / "nbs" / kind).glob("*.ipynb"), *own)}
+        done = {p.stem: p for p in (self.root / "outputs" / "demo").glob("*.ipynb")}
         stems = sorted(
             {*sources, *(s for s in done if s in sources or re.match(rf"[a-z]+_(s_)?{word}\d", s))}, key=order
         )
@@ -166,12 +172,12 @@ class Site:
     def notebook(self, path: Path, note: str = "", mark: bool = False):
         "Stages a notebook: what teaches stays. `note` goes below the title; `mark` gives cells with definitions an anchor."
         page, nb = self.pages[self.name(path)], nbformat.read(path, 4)
-        module, cells, heading = _module(nb), [], path.stem
+        module, cells, section = module_of(nb), [], path.stem
         for i, cell in enumerate(nb.cells):
             if cell.cell_type == "markdown":
                 cell.source = self.markdown(cell.source, self.name(path), page).strip()
                 if found := re.findall(r"^#{1,6}\s+(.+)$", cell.source, re.M):
-                    heading = re.sub(r"[`*]", "", found[-1])
+                    section = re.sub(r"[`*]", "", found[-1])
                 if cell.source:
                     cells.append(_bare(cell))
                 continue
@@ -196,14 +202,14 @@ class Site:
                 continue
             exported = bool(words & {"export", "exports", "exporti"})
             if mark and exported and (names := _defined(source)):
-                label = f"{path.stem}-cell-{i}"
+                label = f"{self.name(path).removesuffix('.ipynb').replace('/', '-')}-cell-{i}"
                 self.cells |= {f"{module}.{n}": label for n in names}
                 cells.append(nbformat.v4.new_markdown_cell(f"({label})="))
             cell = _bare(cell, exported)
             cell.source, cell.outputs, cell.execution_count = source, outputs, None
             if any({"image/png", "image/jpeg"} & set(o.get("data", {})) for o in outputs):
                 cell.metadata["mystnb"] = {
-                    "image": {"alt": f"Picture drawn by the cell above, in the section “{heading}”"}
+                    "image": {"alt": f"Picture drawn by the cell above, in the section “{section}”"}
                 }
             cells.append(cell)
         if module:
@@ -226,11 +232,9 @@ class Site:
 
     def title(self, path: Path) -> tuple[str, str]:
         "(title, subtitle) of a notebook, from its first cell."
-        first = next((c.source for c in nbformat.read(path, 4).cells if c.cell_type == "markdown"), "")
-        title = re.search(r"^#\s+(.+)$", first, re.M)
-        below = re.search(r"^>\s*(.+)$", first, re.M)
+        title, below = heading(nbformat.read(path, 4))
         on = f", on {self.variants[path.stem]}" if path.stem in self.variants else ""
-        return (title[1].strip() if title else path.stem) + on, (below[1].strip() if below else "")
+        return (title or path.stem) + on, below
 
 
 def order(stem):
@@ -242,13 +246,6 @@ def order(stem):
         int(number[1]) if number else 99,
         stem,
     )
-
-
-def _module(nb) -> str:
-    for cell in nb.cells:
-        if found := re.search(r"^#\|\s*default_exp\s+(\S+)", cell.source, re.M):
-            return found[1].removesuffix(".__init__")
-    return ""
 
 
 def _bare(cell, exported=False):
@@ -326,10 +323,14 @@ def _tidy_html(text: str) -> str:
 
 
 def same_code(one: Path, other: Path) -> bool:
-    "Whether two notebooks have the same code, papermill's parameters aside."
-    code = lambda path: [
-        c.source.strip()
-        for c in nbformat.read(path, 4).cells
-        if c.cell_type == "code" and "injected-parameters" not in c.metadata.get("tags", [])
-    ]
+    "Whether two notebooks have the same code, however it is formatted; papermill's parameters aside."
+
+    def code(path):
+        cells = [c for c in nbformat.read(path, 4).cells if c.cell_type == "code"]
+        cells = [c for c in cells if "injected-parameters" not in c.metadata.get("tags", [])]
+        try:
+            return [ast.dump(ast.parse(c.source)) for c in cells]
+        except SyntaxError:  # cells with magics
+            return [c.source.strip() for c in cells]
+
     return code(one) == code(other)

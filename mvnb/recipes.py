@@ -260,7 +260,7 @@ class Profile:
     finetune_clips: Clips
     pretrain: Schedule
     finetune: Schedule
-    method: Options  # options of every method, such as the queue
+    method: Options  # options of methods, such as the queue; each takes those that it has
     finetuning: Options  # of `mvnb.protocols.Protocol` for fine-tuning
     test_views: int  # clips per test video
     scale: float = 1.0  # of the puppets
@@ -301,7 +301,6 @@ DEMO = Profile(
     test_views=2,
     photometric=Options(gray=1.0, p_jitter=0.0, blur=0.0, flip=0.5),
     long=Options(length=12),
-    methods={"supervised": dict(method=Options())},
 )
 
 # %% ../nbs/results/30_recipes.ipynb #f4ab352e
@@ -323,7 +322,6 @@ SMOKE = Profile(
     finetuning=Options(dropout=0.2),
     test_views=1,
     long=Options(length=8),
-    methods={"supervised": dict(method=Options())},
 )
 
 # %% ../nbs/results/30_recipes.ipynb #a5eba8a9
@@ -411,10 +409,11 @@ def fitted(
 ) -> Profile:  # with what it says about that method, data set and family
     "What a profile holds for one kind of pretraining."
     profile = replace(profile, **profile.methods.get(method, {}))
-    options = profile.method
-    if data in profile.queues:
+    takes = methods.parameters(method)
+    options = Options({name: value for name, value in profile.method.items() if name in takes})
+    if data in profile.queues and "queue" in takes:
         options = options | dict(queue=profile.queues[data])
-    if family in profile.heads:
+    if family in profile.heads and "head" in takes:
         options = options | dict(head=profile.heads[family])
     return replace(profile, method=options)
 

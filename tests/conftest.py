@@ -74,10 +74,10 @@ def small_store(tmp_path_factory, puppets_root):
 def shell(tmp_path, monkeypatch):
     "Runs cells one after another in an IPython shell of its own, as a kernel would, and gives their names."
     from IPython.core.interactiveshell import InteractiveShell
-    from mvnb import tables
+    from mvnb import pages
 
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
-    monkeypatch.setattr(tables.Parameters, "_opened", False)
+    monkeypatch.setattr(pages.Parameters, "_opened", False)
     InteractiveShell.clear_instance()
     shell = InteractiveShell.instance()
 

@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from mvnb.clips import sample_rng
-from mvnb.methods.moco import MoCo, encode_shuffled, gather
+from mvnb.methods.contrast import MoCo, encode_shuffled, gather
 
 out, dist_file = sys.argv[1:3]
 rank = int(sys.argv[3])
@@ -25,10 +25,11 @@ def encode(clips):
 
 keys = encode_shuffled(encode, x, sample_rng(0, 0, 3, "s"))
 
-task = MoCo(
+method = MoCo(
     "r2plus1d_18", queue=24, momentum=0.9, seed=4, widths=(4, 8, 8, 16), stem=(4, 3, 4), blocks=(1, 1, 1, 1)
 )
-model = DistributedDataParallel(task)
+method._ddp_params_and_buffers_to_ignore = [f"contrast.{name}" for name in method.contrast.alike]
+model = DistributedDataParallel(method)
 optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
 generator, queues, losses = torch.Generator().manual_seed(rank), [], []
 for step in range(3):
@@ -38,12 +39,12 @@ for step in range(3):
         "epoch": 0,
         "step": step,
     }
-    task.start_step(step)
+    method.contrast.start_step(step)
     loss = model(batch)["loss"]
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
-    queues.append(task.queue.clone())
+    queues.append(method.contrast.queue.clone())
     losses.append(loss.item())
 torch.save(
     dict(
@@ -52,9 +53,11 @@ torch.save(
         keys=keys,
         gathered=gather(x),
         queues=queues,
-        pointer=task.pointer,
+        pointer=method.contrast.pointer,
         losses=losses,
-        weights={k: v for k, v in task.state_dict().items() if "running" not in k and "num_batches" not in k},
+        weights={
+            k: v for k, v in method.state_dict().items() if "running" not in k and "num_batches" not in k
+        },
     ),
     f"{out}/{rank}.pt",
 )

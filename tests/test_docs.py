@@ -244,7 +244,7 @@ def test_signatures_are_those_of_the_functions():
 def test_scoreboard_shows_every_verdict(pages):
     from mvnb import tables
 
-    board, page = tables.scoreboard("demo"), pages["claims.html"]
+    board, page = claims.scoreboard("demo"), pages["claims.html"]
     text = re.sub(r"\s+", " ", article(page).get_text(" "))
     for claim in board["claim"].unique():
         assert claim in text

@@ -2,19 +2,20 @@
 
 import csv
 import dataclasses
-import math
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from mvnb import recipes, runs, tables
-from mvnb.tables import Claim, Outcome, judge
+from mvnb import claims, recipes, runs, tables
+from mvnb.claims import judge
+from mvnb.outcomes import Outcome
+from mvnb.tables import Claim
 
 ROOT = Path(__file__).resolve().parent.parent
 NUMBERS = ("1", "2", "3", "4", "5", "6")
-value = lambda number, row, column: float(tables.published("fame", number).loc[row, column])
+value = lambda number, row, column: float(tables.table("fame", number).published.loc[row, column])
 
 
 @pytest.fixture(scope="module")
@@ -70,12 +71,12 @@ def test_rows_and_columns_are_counted(number, rows, columns, run):
     ],
 )
 def test_values_are_as_printed(number, row, expected):
-    assert tuple(tables.published("fame", number).loc[row]) == expected
+    assert tuple(tables.table("fame", number).published.loc[row]) == expected
 
 
 def test_sums_of_columns():
     "A digit that was copied wrongly anywhere would show; the sums were added up from the page."
-    assert {n: [round(float(v), 1) for v in tables.published("fame", n).sum()] for n in "1256"} == {
+    assert {n: [round(float(v), 1) for v in tables.table("fame", n).published.sum()] for n in "1256"} == {
         "1": [2007.2, 1150.1],
         "2": [175.7, 239.5, 271.8, 304.0, 251.4],
         "5": [243.5, 241.9, 153.8, 155.3],
@@ -113,7 +114,7 @@ def test_experiments_that_several_tables_print_agree():
 def test_printed_gains_are_the_differences(number, pairs):
     found = {
         (l["row"], l["column"].removesuffix(" gain")): float(l["value"])
-        for l in tables._lines("fame", number)
+        for l in tables.csv_lines("fame", number)
         if l["column"].endswith(" gain")
     }
     assert set(found) == {(row, column) for row in pairs for column in ("UCF101", "HMDB51")}
@@ -123,8 +124,8 @@ def test_printed_gains_are_the_differences(number, pairs):
 
 def test_settings_and_sources_are_as_printed():
     about, cites = (
-        tables.published_settings("fame", "1"),
-        {l["row"]: l["cites"] for l in tables._lines("fame", "1")},
+        tables.published_settings(tables.table("fame", "1").definition),
+        {l["row"]: l["cites"] for l in tables.csv_lines("fame", "1")},
     )
     assert about.loc["MemDPC R3D-34 linear"].tolist() == [
         "R3D-34",
@@ -208,7 +209,7 @@ def test_tables_share_their_pretrainings(place, profile):
 def test_the_methods_behind_the_rows():
     t = {n: {r.key: (r.method, dict(r.params)) for r in tables.table("fame", n).rows} for n in NUMBERS}
     assert t["1"]["MoCo+BE I3D fine-tune"][0] == "be" and t["1"]["SRTC R(2+1)D fine-tune"] == (None, {})
-    assert t["4"]["intra-video"] == ("fame", {"beta": 0.5, "source": "intra"})
+    assert t["4"]["intra-video"] == ("fame", {"background": "intra", "beta": 0.5})
     assert {k: v[1].get("variant") for k, v in t["6"].items()} == {
         "baseline": None,
         "Gauss": "gauss",
@@ -283,17 +284,17 @@ def test_a_small_profile_runs_a_part_and_says_so(place):
     t = tables.table("fame", 6)
     plan = t.plan("demo")
     assert (
-        set(plan.sources.pretrain) == {r.key for r in t.rows}
-        and plan.sources.columns == {"UCF101": "puppets-u", "HMDB51": None}
+        set(plan.videos.pretrain) == {r.key for r in t.rows}
+        and plan.videos.columns == {"UCF101": "puppets-u", "HMDB51": None}
         and "Column HMDB51 is not run" in str(plan)
     )
-    assert {plan.sources.pretrain[k] for k in ("Grid †", "FAME †")} == {
-        "puppets-k"
-    } and plan.sources.pretrain["Grid"] == "puppets-u"
+    assert {plan.videos.pretrain[k] for k in ("Grid †", "FAME †")} == {"puppets-k"} and plan.videos.pretrain[
+        "Grid"
+    ] == "puppets-u"
     whole = t.plan("demo", data="puppets")
     assert (
         len(whole.cells) == 14
-        and not whole.sources.why_not
+        and not whole.videos.why_not
         and whole.stem == plan.stem == "fame_table6_mask_variants"
     )
     rows = tables.table("fame", 5).plan("smoke")
@@ -305,9 +306,9 @@ def test_rows_whose_pretraining_has_no_data_are_left_out(place, shared_data, mon
     monkeypatch.setenv("MVNB_DATA_UCF101_ANNOTATIONS", str(shared_data / "annotations" / "mini"))
     for plan in (tables.table("fame", 6).plan("smoke", data="ucf101"), tables.table("fame", 6).plan("paper")):
         assert (
-            "Grid †" not in plan.sources.pretrain
-            and set(plan.sources.pretrain.values()) == {"ucf101"}
-            and not plan.sources.blocked
+            "Grid †" not in plan.videos.pretrain
+            and set(plan.videos.pretrain.values()) == {"ucf101"}
+            and not plan.videos.blocked
         )
         assert (
             "Row Grid †" in str(plan)
@@ -315,7 +316,7 @@ def test_rows_whose_pretraining_has_no_data_are_left_out(place, shared_data, mon
             and {c for _, c, _ in plan.cells} == {"UCF101"}
         )
     blocked = tables.table("fame", 1).plan("paper")
-    assert "kinetics400" in blocked.sources.blocked and len(blocked.cells) == 12
+    assert "kinetics400" in blocked.videos.blocked and len(blocked.cells) == 12
     with pytest.raises(ValueError, match="the pretraining needs kinetics400"):
         tables.table("fame", 1).plan("smoke", data="ucf101")
     with pytest.raises(ValueError, match="did you mean 'ucf101'"):
@@ -425,7 +426,7 @@ def test_figures_show_every_number_of_ours(outcomes):
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_every_notebook_runs_cell_by_cell(outcomes, place, number, run_page):
-    d = tables.TABLES["fame", number]
+    d = tables.table("fame", number).definition
     before = {p: p.stat().st_mtime_ns for p in (place / "runs").glob("*/result.json")}
     text = run_page(f"tables/{d.notebook}", profile="smoke", device="cpu", workers=0)
     assert (
@@ -461,8 +462,8 @@ def pretend(out: Outcome, folder: Path, profile="demo") -> Outcome:
 def test_verdicts_are_saved_beside_the_page_and_gathered_from_there(outcomes, place, tmp_path, monkeypatch):
     monkeypatch.setenv("MVNB_PATHS_OUTPUTS", str(tmp_path / "outputs"))
     monkeypatch.setenv("MVNB_PATHS_RUNS", str(tmp_path / "no-runs"))
-    total = sum(len(d.claims) for d in tables.TABLES.values())
-    empty = tables.scoreboard("demo")
+    total = sum(len(d.claims) for d in tables.definitions())
+    empty = claims.scoreboard("demo")
     assert (
         len(empty) == total
         and set(empty["measured on"]) == {"not run"}
@@ -477,7 +478,7 @@ def test_verdicts_are_saved_beside_the_page_and_gathered_from_there(outcomes, pl
         )
         assert {p.name for p in path.parent.iterdir() if n in p.name} == {path.name}
     monkeypatch.setenv("MVNB_DATA_PUPPETS", str(tmp_path / "no-puppets"))
-    board = tables.scoreboard("demo")
+    board = claims.scoreboard("demo")
     assert (
         not (tmp_path / "no-runs").exists() and not (tmp_path / "no-puppets").exists() and len(board) == total
     )
@@ -500,28 +501,28 @@ def test_verdicts_are_saved_beside_the_page_and_gathered_from_there(outcomes, pl
         and set(others["biased test"]) == {"not run"}
         and set(board[board.table == "5"]["unbiased test"]) == {"not run"}
     )
-    assert set(tables.scoreboard("demo", seeds=3)["measured on"]) == {"not run"} and set(
-        tables.scoreboard("demo", seeds=1)["measured on"]
+    assert set(claims.scoreboard("demo", seeds=3)["measured on"]) == {"not run"} and set(
+        claims.scoreboard("demo", seeds=1)["measured on"]
     ) == {"not run", "puppets-u"}
 
 
 def test_the_scoreboard_reads_the_store(outcomes, place):
-    board = tables.scoreboard("smoke", source="store")
+    board = claims.scoreboard("smoke", source="store")
     judged = board[board["biased test"] == "not judged"]
     assert set(judged.table) == set(NUMBERS) and len(board) == sum(
         len(d.claims) for d in tables.TABLES.values()
     )
-    two = tables.scoreboard("smoke", seeds=2, source="store")
+    two = claims.scoreboard("smoke", seeds=2, source="store")
     assert set(two["measured on"]) == {"not run"}  # only seed 0 is there
 
 
 def test_wrong_choices_of_the_scoreboard_are_sentences(tmp_path, monkeypatch):
     monkeypatch.setenv("MVNB_PATHS_OUTPUTS", str(tmp_path))
     with pytest.raises(ValueError, match="did you mean 'demo'"):
-        tables.scoreboard("dmeo")
+        claims.scoreboard("dmeo")
     with pytest.raises(ValueError, match="use 'pages' or 'store'"):
-        tables.scoreboard("demo", source="page")
+        claims.scoreboard("demo", source="page")
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo" / "fame_table3_foreground_ratio.claims.csv").write_text("claim,verdict\nx,holds\n")
     with pytest.raises(ValueError, match="lacks .*commit.*run the table's page again"):
-        tables.scoreboard("demo")
+        claims.scoreboard("demo")

@@ -14,9 +14,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mvnb import clips, explain, figures, masks, models, protocols, puppets, recipes, runs, tables
+from mvnb import claims, clips, figures, masks, models, pages, protocols, puppets, recipes, runs, tables
 from mvnb.augment import normalize, to_float
 from mvnb.figures import figure
+from mvnb.papers.fame.figures import VARIANTS, Looks, coverage
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -50,10 +51,9 @@ def real(here, shared_data, monkeypatch):
 # ---------------------------------------------------------------- registry and plans
 
 
-@pytest.mark.parametrize("key", figures.FIGURES)
-def test_every_definition_is_whole(key):
-    d = figures.FIGURES[key]
-    assert key == (d.paper, d.number) and d.draw in figures.DRAWN and set(d.protocols) <= set(figures.READERS)
+@pytest.mark.parametrize("d", figures.definitions(), ids=lambda d: d.notebook)
+def test_every_definition_is_whole(d):
+    assert issubclass(d.drawing, figures.Drawing) and all(map(callable, d.protocols.values()))
     assert (ROOT / "nbs" / "figures" / f"{d.notebook}.ipynb").is_file() and d.notebook.startswith(
         tables.stem_of(d.paper, d.number, "figure") + "_"
     )
@@ -61,7 +61,9 @@ def test_every_definition_is_whole(key):
     page = "\n".join("".join(cell["source"]) for cell in cells)
     number = d.number if d.number.isdigit() else f'"{d.number}"'
     assert (
-        f'figures.Page("{d.paper}", {number})' in page and ".save_figure(" in page and "claims.save()" in page
+        f'pages.FigurePage("{d.paper}", {number})' in page
+        and ".save_figure(" in page
+        and "claims.save()" in page
     )
     facts = {
         line.split("|")[1].strip(): [c.strip() for c in line.strip("|").split("|")[1:]]
@@ -80,7 +82,7 @@ def test_every_definition_is_whole(key):
 
 
 def test_figures_2_and_3_share_a_page():
-    assert figure("fame", 3).definition is figure("FAME", "2").definition
+    assert figure("fame", 3).definition == figure("FAME", "2").definition
 
 
 @pytest.mark.parametrize(
@@ -127,7 +129,7 @@ def test_figure_2_trains_nothing(here):
 def test_the_paper_plan_is_shown_without_data_and_not_run(here):
     plan = figure("fame", 4).plan("paper")
     assert (
-        plan.sources.blocked
+        plan.videos.blocked
         and "nothing can be drawn yet" in str(plan)
         and {r.backbone for r in plan.runs} == {"i3d"}
         and {r.data.name for r in plan.runs} == {"ucf101"}
@@ -155,7 +157,7 @@ def test_real_clips_have_a_page_of_their_own(real):
     for number, data in ((2, "ucf101"), (4, "ucf101"), (4, "hmdb51,ucf101")):
         plan = figure("fame", number).plan("smoke", data=data)
         assert (
-            plan.sources.name == "ucf101"
+            plan.videos.name == "ucf101"
             and plan.real
             and plan.stem.endswith("_ucf101")
             and {r.data.name for r in plan.runs} <= {"ucf101"}
@@ -214,7 +216,7 @@ def test_the_truth_lies_on_the_actor(here):
 def test_coverage_by_hand():
     mask, truth = torch.rand(3, 6, 7) < 0.5, torch.rand(3, 4, 6, 7) < 0.3
     truth[2] = False
-    got = figures.coverage(mask, truth)
+    got = coverage(mask, truth)
     for b in range(2):
         inside = sum(
             bool(truth[b, t, y, x] and mask[b, y, x]) for t in range(4) for y in range(6) for x in range(7)
@@ -259,7 +261,7 @@ def maps(here, monkeypatch):
         dataclasses.replace(recipes.SMOKE, finetune_clips=recipes.Clips(4, 3, 64, cache="memory")),
     )
     plan = figure("fame", 4).plan("smoke")
-    return figures.Maps(plan, random_results(plan, here / "fake"), progress=False, examples=3)
+    return Looks(plan, random_results(plan, here / "fake"), progress=False, examples=3)
 
 
 def test_a_stored_classifier_says_the_same(here):
@@ -377,13 +379,13 @@ def test_verdicts_follow_the_shares(maps, monkeypatch):
 
 
 def test_claims_are_saved_as_the_tables_save_theirs(maps):
-    d = tables.TABLES["fame", "3"]
+    d = tables.table("fame", "3").definition
     path = maps.claims.save()
     assert path == maps.folder / "fame_figure4_activation_maps.claims.csv"
     with open(path, newline="") as file:
         lines = list(csv.DictReader(file))
     assert (
-        list(lines[0]) == list(tables._claim_line(d, d.claims[0]))
+        list(lines[0]) == list(claims.claim_line(d, d.claims[0]))
         and {l["table"] for l in lines} == {"figure 4"}
         and {l["paper"] for l in lines} == {"fame"}
     )
@@ -393,7 +395,7 @@ def test_judging_leaves_out_what_has_no_number():
     plan = type("Plan", (), dict(profile="demo"))
     a, b = np.array([[0.5, 0.6, np.nan, 0.7, 0.55]]), np.array([[0.3, 0.41, 0.2, np.nan, 0.36]])
     kept = [0, 1, 4]
-    got, expected = figures.judge_claim("x", "t", plan, a, b).verdict, tables.judge(a[:, kept], b[:, kept])
+    got, expected = figures.judge_claim("x", "t", plan, a, b).verdict, claims.judge(a[:, kept], b[:, kept])
     assert got == expected and got.verdict == "holds"
     assert figures.judge_claim("x", "t", plan, a * np.nan, b).verdict.verdict == "not judged"
 
@@ -432,7 +434,7 @@ def test_published_gaps_and_claims_between_papers_are_shown_and_not_run(here):
                 figures.Judged(
                     "two",
                     t,
-                    tables.Verdict("not run", np.nan, np.nan),
+                    claims.Verdict("not run", np.nan, np.nan),
                     published_on="UCF101",
                     published_gap=0.4,
                 )
@@ -463,7 +465,7 @@ def test_published_gaps_and_claims_between_papers_are_shown_and_not_run(here):
 
 def test_figures_2_and_3_on_puppets(here):
     drawn = figure("fame", 2).run("smoke", device="cpu", workers=0, progress=False)
-    expected = {v: masks.foreground(drawn.clips, v, 0.5) for v in figures.VARIANTS}
+    expected = {v: masks.foreground(drawn.clips, v, 0.5) for v in VARIANTS}
     assert torch.equal(drawn.stages.mask, expected["fame"]) and list(drawn.frame.index) == [
         "Gauss",
         "Seed",
@@ -472,7 +474,7 @@ def test_figures_2_and_3_on_puppets(here):
     ]
     at = [int(np.flatnonzero(drawn.dataset.index.labels == c)[0]) for c in range(4)]
     for v, mask in expected.items():
-        assert np.allclose(drawn.numbers["coverage"][v][at], figures.coverage(mask, drawn.truth), atol=0.02)
+        assert np.allclose(drawn.numbers["coverage"][v][at], coverage(mask, drawn.truth), atol=0.02)
     assert len(drawn.numbers["iou"]["fame"]) == len(drawn.dataset) and all(
         np.isfinite(x).all() for x in drawn.numbers["coverage"].values()
     )
@@ -499,7 +501,7 @@ def test_figures_on_real_clips_without_truth(real):
         and "no ground truth" in str(drawn.claims)
     )
     plan = figure("fame", 4).plan("smoke", data="ucf101")
-    seen = figures.Maps(plan, random_results(plan, real / "fake", classes=6), progress=False, examples=2)
+    seen = Looks(plan, random_results(plan, real / "fake", classes=6), progress=False, examples=2)
     assert (
         seen.insides == ["fame"]
         and seen.tests == ["test"]
@@ -529,7 +531,7 @@ def test_a_video_that_cannot_be_read_has_no_share(real, shared_data, tmp_path, m
     monkeypatch.setenv("MVNB_DATA_UCF101", str(tmp_path / "ucf"))
     monkeypatch.setenv("MVNB_DATA_UCF101_ANNOTATIONS", str(lists))
     plan = figure("fame", 4).plan("smoke", data="ucf101")
-    seen = figures.Maps(plan, random_results(plan, tmp_path / "fake", classes=6), progress=False)
+    seen = Looks(plan, random_results(plan, tmp_path / "fake", classes=6), progress=False)
     for x in (*seen.shares.values(), *seen.areas.values()):
         assert len(x) == 6 and np.isnan(x[2])
     assert (
@@ -542,9 +544,9 @@ def test_a_video_that_cannot_be_read_has_no_share(real, shared_data, tmp_path, m
 # ---------------------------------------------------------------- pages
 
 HEAD, DEFAULTS, TAKE = (
-    "from mvnb import figures\npage = figures.Page('fame', 4)",
+    "from mvnb import pages\npage = pages.FigurePage('fame', 4)",
     "profile = 'smoke'\ndata = ''\nseeds = 1\ndevice = 'cpu'\nworkers = 0",
-    "taken = page.take(globals())",
+    "taken = page.read(profile=profile, data=data, seeds=seeds, device=device, workers=workers)",
 )
 
 
@@ -575,7 +577,7 @@ def test_parameters_that_cannot_be_are_refused(shell, cell, message):
 
 
 def test_a_lost_tag_is_refused(shell):
-    with pytest.raises(tables.ParameterError, match="lost its tag"):
+    with pytest.raises(pages.ParameterError, match="lost its tag"):
         shell("# Parameters\nseeds = 3\n", HEAD)
 
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from mvnb import losses, masks, methods, mixing, models, protocols, recipes, runs
 from mvnb.augment import Photometric, to_float
-from mvnb.methods.mac import AUGMENTATIONS, MAC
+from mvnb.methods.contrast import Contrast
+from mvnb.papers.mac.method import AUGMENTATIONS, MAC
 
 quick = settings(max_examples=30, deadline=None)
 TINY = dict(backbone="r2plus1d_tiny", queue=24, seed=5, widths=(8, 8, 16))
@@ -391,10 +392,9 @@ def test_the_key_is_never_blended():
     query, key = task.pair(batch)
     assert torch.equal(key, clip[:, 1]) and not torch.equal(query, clip[:, 0])
     seen = []
-    task.keys_of = lambda x, batch, view: (seen.append((view, x)), MAC.keys_of(task, x, batch, view))[1]
+    task.contrast.keys = lambda x, rng: (seen.append(x), Contrast.keys(task.contrast, x, rng))[1]
     task(batch)
-    assert [view for view, _ in seen] == ["k", "q"]
-    for (view, x), at in zip(seen, (1, 0)):
+    for x, at in zip(seen, (1, 0), strict=True):
         assert torch.equal(x, task.seen(batch, clip[:, at], at))
 
 
@@ -402,19 +402,20 @@ def test_the_key_is_never_blended():
 def test_loss_is_the_weighted_sum_written_out(symmetric):
     "Eq. 3 with Eq. 2 and the cross-entropy of the class, from the encoders' outputs on."
     task, batch = MAC(ss_weight=0.7, c_weight=0.2, temperature=0.2, symmetric=symmetric, **TINY), make_batch()
-    clip, queue = to_float(batch["clip"]), task.queue.double().clone()
+    clip, queue = to_float(batch["clip"]), task.contrast.queue.double().clone()
     twin = copy.deepcopy(task)
     ss = contrast = 0.0
     with torch.no_grad():
-        twin.start_step(0)
+        part = twin.contrast
+        part.start_step(0)
         passes = ((0, 1), (1, 0)) if symmetric else ((0, 1),)
         for q, k in passes:
             blended, choice, _ = twin.blended(batch, clip[:, q], q)
             feature = twin.backbone.train()(twin.seen(batch, blended, q))
             keys = torch.nn.functional.normalize(
-                twin.key_head(twin.key_backbone.train()(twin.seen(batch, clip[:, k], k))), dim=1
+                part.key_head(part.key_backbone.train()(twin.seen(batch, clip[:, k], k))), dim=1
             ).double()
-            queries = torch.nn.functional.normalize(twin.head(feature), dim=1).double()
+            queries = torch.nn.functional.normalize(part.head(feature), dim=1).double()
             label = choice[:, 0] * 4 + choice[:, 1]
             ss -= twin.alpha_head(feature).double().log_softmax(1)[range(4), label].mean().item() / len(
                 passes
@@ -430,13 +431,13 @@ def test_loss_is_the_weighted_sum_written_out(symmetric):
         contrast, rel=1e-3, abs=1e-6
     )
     assert out["loss"].item() == pytest.approx(0.7 * ss + 0.2 * contrast, rel=1e-4)
-    assert task.pointer.item() == 4 * len(passes)
+    assert task.contrast.pointer.item() == 4 * len(passes)
 
 
 def test_parts_that_are_not_used_do_not_exist():
     names = {o: {k for k, _ in MAC(objective=o, **TINY).named_children()} for o in ("s", "c", "sc")}
     assert names["s"] == {"backbone", "alpha_head"}
-    assert names["c"] == {"backbone", "head", "key_backbone", "key_head"}
+    assert names["c"] == {"backbone", "contrast"}
     assert names["sc"] == names["s"] | names["c"]
     assert MAC(objective="s", **TINY).views == 1 and MAC(objective="c", **TINY).views == 2
     same = [
@@ -534,8 +535,8 @@ def test_bf16_autocast_gives_a_finite_float32_loss():
         ({"k": 4.5}, "k is 4.5"),
         ({"lamda": 3}, "lamda"),
         ({"ss_weight": -1}, "0 or more"),
-        ({"ss_weight": math.nan}, "ss_weight=nan"),
-        ({"c_weight": math.nan}, "c_weight=nan"),
+        ({"ss_weight": math.nan}, "ss_weight is nan"),
+        ({"c_weight": math.nan}, "c_weight is nan"),
         ({"c_weight": math.inf}, "finite"),
         ({"m": 1.5}, "m is 1.5"),
         ({"m": -0.1}, "m is -0.1"),
@@ -543,7 +544,7 @@ def test_bf16_autocast_gives_a_finite_float32_loss():
         ({"lambda_": -1}, "lambda_ is -1"),
         ({"lambda_": math.nan}, "lambda_ is nan"),
         ({"reach": -1}, "reach is -1"),
-        ({"heads": "each", "loss": "mse"}, "one output for each subclip"),
+        ({"heads": "each", "loss": "mse"}, "one output already"),
         ({"heads": "each", "loss": "mse-n"}, 'loss="ce"'),
         ({"boxes": "people.csv"}, 'source="box"'),
     ],
@@ -561,16 +562,14 @@ def test_options_at_their_limits_are_taken():
 
 def test_defaults_are_the_papers():
     "Queries alone are blended, and colours change as in the paper's profile, which knows no blur."
-    task, paper = MAC(**TINY), recipes.PAPER["mac"]
+    task, paper = MAC(**TINY), recipes.profile("paper", "mac")
     assert (
         task.photometric == Photometric(**paper.photometric) == Photometric(**AUGMENTATIONS["jitter, gray"])
     )
     assert task.symmetric is paper.method["symmetric"] is False and task.photometric.blur == 0
-    assert (task.weights, task.lambda_, task.m, task.k, task.n) == ((1.0, 0.5), 30, 0.5, 4, 2)
-    seen, keys_of = [], task.keys_of
-    task.keys_of = lambda x, batch, view: (seen.append(view), keys_of(x, batch, view))[1]
+    assert (task.ss_weight, task.c_weight, task.lambda_, task.m, task.k, task.n) == (1.0, 0.5, 30, 0.5, 4, 2)
     task.train()(make_batch())
-    assert seen == ["k"] and task.pointer == 4
+    assert task.contrast.pointer == 4
 
 
 @pytest.mark.parametrize("profile", ["smoke", "demo", "paper"])

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mvnb import boxes, datasets, figures, methods, recipes, runs, tables
-from mvnb.mac_s_tables import EPOCHS, Curve, shortened
-from mvnb.methods.mac import AUGMENTATIONS
+from mvnb import boxes, datasets, figures, methods, recipes, tables
+from mvnb.papers.mac import supplement
+from mvnb.papers.mac.supplement import EPOCHS, Curve, shortened
+from mvnb.papers.mac.method import AUGMENTATIONS
 from mvnb.train import learning_rate
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,7 +43,9 @@ def place(small_store):
     ],
 )
 def test_values_are_as_printed(number, column, expected):
-    np.testing.assert_equal(tables.published("mac", number)[column].to_numpy(), np.array(expected, float))
+    np.testing.assert_equal(
+        tables.table("mac", number).published[column].to_numpy(), np.array(expected, float)
+    )
 
 
 def test_what_cannot_be_read_is_missing_and_says_why():
@@ -75,14 +78,16 @@ def test_claims_of_the_curve_are_the_supplement_s_or_ours(place):
 
 
 def test_printed_gains_are_the_differences():
-    gains = {l["row"]: float(l["value"]) for l in tables._lines("mac", "s2") if l["column"] == "UCF101 gain"}
-    steps = tables.published("mac", "s2")["UCF101"].diff()
+    gains = {
+        l["row"]: float(l["value"]) for l in tables.csv_lines("mac", "s2") if l["column"] == "UCF101 gain"
+    }
+    steps = tables.table("mac", "s2").published["UCF101"].diff()
     assert {r: pytest.approx(steps[r]) for r in gains} == gains and len(gains) == 2
 
 
 def test_the_default_setting_has_one_number():
     default = {("s4", "Cross-Entropy Loss"), ("s5", "MAC-SC-2 R(2+1)D-18"), ("s7", "0.5"), ("s8", "30")}
-    assert {tables.published("mac", n).loc[r, "UCF101"] for n, r in default} == {84.8}
+    assert {tables.table("mac", n).published.loc[r, "UCF101"] for n, r in default} == {84.8}
 
 
 # ---------------------------------------------------------------- plans
@@ -135,7 +140,7 @@ def test_augmentations_backbones_and_clips(place):
         assert {k: recipe.photometric[k] for k in AUGMENTATIONS[name]} == AUGMENTATIONS[
             name
         ] and recipe.params["objective"] == "s"
-    assert colours[-1].photometric == recipes.PAPER["mac"].photometric
+    assert colours[-1].photometric == recipes.profile("paper", "mac").photometric
     five = {row: r for (row, *_), r in tables.table("mac", "s5").plan("paper").cells.items()}
     assert {
         row: (r.backbone, r.clips.length, r.parent.clips.length, r.parent.params["n"])
@@ -147,7 +152,7 @@ def test_augmentations_backbones_and_clips(place):
         "MAC-SC-4 R(2+1)D-18": ("r2plus1d_18", 64, 64, 4),
     }
     one = tables.table("mac", "s1").plan("paper")
-    assert {r.backbone for r in one.runs} == {"r2plus1d_10"} and set(one.sources.pretrain) == {"MAC-SC-2"}
+    assert {r.backbone for r in one.runs} == {"r2plus1d_10"} and set(one.videos.pretrain) == {"MAC-SC-2"}
     three = tables.table("mac", "s3").plan("paper", device="cpu")
     cell = three.cells["B.Box", "Mini-Kinetics", 0]
     assert (
@@ -155,7 +160,7 @@ def test_augmentations_backbones_and_clips(place):
         and cell.parent.data.name == "minikinetics200"
         and [d.split for _, d in cell.tests] == ["val"]
     )
-    assert three.seconds > 86400 and "minikinetics200" in three.sources.blocked
+    assert three.seconds > 86400 and "minikinetics200" in three.videos.blocked
     assert {d.split for d in dict(cell.tests).values()} <= set(datasets.SPLITS["minikinetics200"])
 
 
@@ -204,14 +209,16 @@ def test_the_figure_pretrains_on_other_videos_than_it_tests(place, monkeypatch):
     } == {"puppets-u"}
     assert (
         plan.cells["finetune", "0", 0].parent is None
-        and "ucf101" in figures.figure("mac", "s1").plan("paper", device="cpu").sources.blocked
+        and "ucf101" in figures.figure("mac", "s1").plan("paper", device="cpu").videos.blocked
     )
-    monkeypatch.setattr(tables, "_trouble", lambda name: "it is away" if name == "kinetics400" else "")
-    monkeypatch.setattr(figures.Definition, "source", lambda d, profile, data: figures.Source("ucf101"))
+    monkeypatch.setattr(tables, "data_trouble", lambda name: "")
+    monkeypatch.setattr(
+        supplement, "data_trouble", lambda name: "it is away" if name == "kinetics400" else ""
+    )
     definition = figures.figure("mac", "s1").definition
-    assert "kinetics400: it is away" in definition.source("paper", "").blocked
+    assert "kinetics400: it is away" in definition.videos("paper", "").blocked
     with pytest.raises(ValueError, match="data='ucf101'.*kinetics400"):
-        definition.source("demo", "ucf101")
+        definition.videos("demo", "ucf101")
 
 
 # ---------------------------------------------------------------- every page, run once from one store
@@ -233,7 +240,7 @@ def test_tables_show_ours_beside_the_published_numbers(outcomes):
 
 
 PAGES = [
-    *(("table", n, tables.TABLES["mac", n].notebook) for n in NUMBERS),
+    *(("table", n, tables.table("mac", n).definition.notebook) for n in NUMBERS),
     ("figure", "s1", figures.figure("mac", "s1").definition.notebook),
 ]
 
@@ -289,8 +296,7 @@ def test_a_row_of_boxes_says_beforehand_that_it_has_none(tmp_path, monkeypatch):
             return tmp_path / "film.mp4"
 
     monkeypatch.setattr(tables.recipes.Data, "load", lambda self: Films())
-    box, motion = tables.TABLES["mac", "s3"].rows
-    assert "minikinetics200_boxes = FILE" in tables.start_trouble(
-        box, "paper", "mac", "minikinetics200", "r2plus1d"
-    )
-    assert not tables.start_trouble(motion, "paper", "mac", "minikinetics200", "r2plus1d")
+    box, motion = tables.table("mac", "s3").rows
+    profile = recipes.profile("paper", "mac")
+    assert "minikinetics200_boxes = FILE" in tables.start_trouble(box, profile, "minikinetics200", "r2plus1d")
+    assert not tables.start_trouble(motion, profile, "minikinetics200", "r2plus1d")

@@ -1,23 +1,28 @@
-"MAC's Tables 1 to 5, Figures 3 and 4: as printed, as planned, run once from one store; and the registry that they come from."
+"MAC's Tables 1 to 5, Figures 3 and 4: as printed, as planned, run once from one store."
 
 import csv
 import dataclasses
-import importlib
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from mvnb import batch, figures, methods, models, recipes, tables
-from mvnb.tables import Registry
+from mvnb import figures, methods, models, recipes, tables
 
 ROOT = Path(__file__).resolve().parent.parent
 NUMBERS = ("1", "2", "3", "4", "5")
+
+
+def notes_of(paper, number):
+    "Remarks of a published CSV: note -> its cells."
+    found = {}
+    for line in tables.csv_lines(paper, number):
+        if line["note"]:
+            found.setdefault(line["note"], []).append(f"{line['row']} ({line['column']})")
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -124,12 +129,12 @@ def test_what_contradicts_itself_is_said():
     said = "".join("".join(c["source"]) for c in text["cells"])
     assert all(word in said for word in ("82, 83.5 and 84.8", "%1.3", "MAC-S-2", "6.8", "5.8"))
     assert {"MAC-SC-4* (UCF101)"} in [
-        set(where) for note, where in tables._notes(tables.TABLES["mac", "2"]).items() if "6.8" in note
+        set(where) for note, where in notes_of("mac", "2").items() if "6.8" in note
     ]
 
 
 def test_text_and_table_3_disagree_in_notes_and_on_the_page():
-    notes = {where[0]: note for note, where in tables._notes(tables.TABLES["mac", "3"]).items()}
+    notes = {where[0]: note for note, where in notes_of("mac", "3").items()}
     assert (
         "fewer frames" in notes["TransRank K400 finetune (Res.)"]
         and "1.5" in notes["CVRL K400 finetune (UCF101)"]
@@ -153,7 +158,7 @@ def test_text_and_table_3_disagree_in_notes_and_on_the_page():
     assert (
         len(keys[keys.index("TransRank K400 finetune") + 1 :]) == 7 and "last seven rows" in page
     )  # those with 224×224
-    res = tables.published_settings("mac", "3")["Res."]
+    res = tables.published_settings(tables.table("mac", "3").definition)["Res."]
     assert res.str.startswith("224").tolist() == [False] * 16 + [True] * 7
 
 
@@ -180,7 +185,7 @@ def test_works_are_cited_so_that_one_reference_fits():
     "Names that the paper's list has twice in a year carry an initial or a letter."
     cited = {}
     for number in ("3", "4", "5"):
-        for l in tables._lines("mac", number):
+        for l in tables.csv_lines("mac", number):
             if l["cites"]:
                 cited.setdefault(l["row"].split()[0], set()).add(l["cites"])
     assert all(len(c) == 1 for c in cited.values()), cited
@@ -193,7 +198,7 @@ def test_works_are_cited_so_that_one_reference_fits():
     }
 
 
-PAGES = [tables.TABLES[key].notebook for key in tables.TABLES if key[0] == "mac"]
+PAGES = [d.notebook for d in tables.definitions() if d.paper == "mac"]
 
 
 @pytest.mark.parametrize("notebook", PAGES)
@@ -340,12 +345,11 @@ def test_random_and_supervised_rows(place):
     )
     assert given is None or (given.parent is None and given.model["weights"] == "kinetics400")
     row = next(r for r in t.rows if r.method == "supervised")
-    assert "none.pth" in tables.start_trouble(
-        row, "paper", "mac", "kinetics400", "r2plus1d"
-    )  # the file is named
+    profile = recipes.profile("paper", "mac")
+    assert "none.pth" in tables.start_trouble(row, profile, "kinetics400", "r2plus1d")  # the file is named
     (place / "none.pth").write_bytes(b"x")
     try:
-        assert not tables.start_trouble(row, "paper", "mac", "kinetics400", "r2plus1d")
+        assert not tables.start_trouble(row, profile, "kinetics400", "r2plus1d")
     finally:
         (place / "none.pth").unlink()
 
@@ -426,7 +430,7 @@ def test_losses_on_still_clips_are_those_of_the_predictions(stills):
 
 
 def test_the_demo_s_figures_say_what_it_changes_about_mac(stills):
-    said = recipes.DEMO.remarks["mac"]
+    said = recipes.profile("demo").remarks["mac"]
     demo = type(stills)(dataclasses.replace(stills.plan, profile="demo"), stills.results)
     assert (
         said in demo.provenance
@@ -453,36 +457,6 @@ def test_maps_are_held_against_macs_own_mask(stills, place):
 
 
 # ---------------------------------------------------------------- the registry
-
-
-def test_any_order_of_imports_gives_all_tables():
-    for first in ("mac_tables", "batch"):
-        code = f"import mvnb.{first}; from mvnb import batch, tables; print(sorted(tables.TABLES), len(batch.registry()) > len(tables.TABLES))"
-        out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-        assert "('mac', '3')" in out and "('fame', '3')" in out and "True" in out
-    assert {d.notebook for _, d, _ in batch.registry()} >= {"mac_table1_objectives", "mac_figure3_still"}
-    assert any(tables.scoreboard("demo")["paper"] == "mac")
-
-
-def test_a_module_that_cannot_be_imported_is_no_silent_gap(monkeypatch):
-    registry = Registry()
-    registry["a"] = 1
-
-    def broken(name):
-        raise ImportError(f"{name} is broken")
-
-    monkeypatch.setattr(Registry, "_asked", False)
-    real = importlib.import_module
-    monkeypatch.setattr(
-        importlib,
-        "import_module",
-        lambda name, *a: broken(name) if name.endswith("mac_tables") else real(name, *a),
-    )
-    for _ in range(2):
-        with pytest.raises(ImportError, match="mac_tables is broken"):
-            len(registry)
-    monkeypatch.setattr(importlib, "import_module", real)
-    assert dict(registry) == {"a": 1} and Registry._asked
 
 
 # ---------------------------------------------------------------- supervised
@@ -517,4 +491,4 @@ def test_the_remark_s_numbers_are_those_of_the_executed_pages():
             "".join(o.get("data", {}).get("text/plain", "")) for c in cells for o in c.get("outputs", [])
         )
         assert any(f"| {number} " in l for l in shown.splitlines() if l.startswith("| MAC-SC-2")), page
-        assert f"{number} %" in recipes.DEMO.remarks["mac"]
+        assert f"{number} %" in recipes.profile("demo").remarks["mac"]

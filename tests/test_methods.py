@@ -10,8 +10,8 @@ import torch.nn.functional as F
 
 from mvnb import masks, methods
 from mvnb.augment import to_float
-from mvnb.methods.fame import BE, FAME
-from mvnb.methods.moco import MoCo, encode_shuffled, enqueue, momentum_update
+from mvnb.papers.fame.method import BE, FAME
+from mvnb.methods.contrast import MoCo, encode_shuffled, enqueue, momentum_update
 
 TINY = dict(backbone="r2plus1d_tiny", queue=20, seed=5)
 
@@ -59,51 +59,60 @@ def test_momentum_update_by_hand():
 
 def test_loss_is_the_symmetric_infonce_written_out():
     "Both passes read the queue as it was before the batch; the mean of the two cross entropies is the loss."
-    task, batch = MoCo(**TINY, temperature=0.2), make_batch()
-    x_q, x_k = task.views_of(batch)
-    task.train()
+    method, batch = MoCo(**TINY, temperature=0.2), make_batch()
+    x_q, x_k = (
+        methods.augmented(c, method.photometric, 5, batch, v) for c, v in zip(method.pair(batch), "qk")
+    )
+    method.train()
     with torch.no_grad():
-        twin = copy.deepcopy(task)
-        momentum_update(twin.key_backbone, twin.backbone, twin.momentum)
-        momentum_update(twin.key_head, twin.head, twin.momentum)
+        twin = copy.deepcopy(method)
+        part = twin.contrast
+        momentum_update(part.key_backbone, twin.backbone, part.momentum)
+        momentum_update(part.key_head, part.head, part.momentum)
         total = 0.0
         for a, b in ((x_q, x_k), (x_k, x_q)):
-            k = F.normalize(twin.key_head(twin.key_backbone(b)), dim=1).double()
-            q = F.normalize(twin.head(twin.backbone(a)), dim=1).double()
+            k = F.normalize(part.key_head(part.key_backbone(b)), dim=1).double()
+            q = F.normalize(part.head(twin.backbone(a)), dim=1).double()
             for i in range(len(q)):
-                positive, negatives = (q[i] @ k[i]).item() / 0.2, (task.queue.double() @ q[i] / 0.2).tolist()
+                positive, negatives = (
+                    (q[i] @ k[i]).item() / 0.2,
+                    (twin.contrast.queue.double() @ q[i] / 0.2).tolist(),
+                )
                 total += math.log(sum(math.exp(v) for v in [positive, *negatives])) - positive
         reference = total / (2 * len(x_q))
-    assert task(batch)["loss"].item() == pytest.approx(reference, rel=1e-4)
+    assert method(batch)["loss"].item() == pytest.approx(reference, rel=1e-4)
 
 
 def test_both_passes_enter_the_queue_and_evaluation_does_not():
-    task = MoCo(**TINY)
-    before = task.queue.clone()
-    task.train()(make_batch(size=4))
-    assert task.pointer.item() == 8
-    assert (task.queue != before).any(1).tolist() == [True] * 8 + [False] * 12
-    task.eval()(make_batch(size=4))
-    assert task.pointer.item() == 8
+    method = MoCo(**TINY)
+    before = method.contrast.queue.clone()
+    method.train()(make_batch(size=4))
+    assert method.contrast.pointer.item() == 8
+    assert (method.contrast.queue != before).any(1).tolist() == [True] * 8 + [False] * 12
+    method.eval()(make_batch(size=4))
+    assert method.contrast.pointer.item() == 8
 
 
 def test_momentum_moves_once_per_step_however_many_batches():
-    task = MoCo(**TINY, momentum=0.5)
+    method = MoCo(**TINY, momentum=0.5)
     with torch.no_grad():
-        for p in task.backbone.parameters():
+        for p in method.backbone.parameters():
             p.add_(1)
-    task.start_step(0)
-    once = [p.clone() for p in task.key_backbone.parameters()]
+    method.contrast.start_step(0)
+    once = [p.clone() for p in method.contrast.key_backbone.parameters()]
     for i in range(3):
-        task(make_batch(seed=i))
-    assert all(torch.equal(a, b) for a, b in zip(once, task.key_backbone.parameters()))
+        method(make_batch(seed=i))
+    assert all(torch.equal(a, b) for a, b in zip(once, method.contrast.key_backbone.parameters()))
 
 
 def test_keys_get_no_gradient():
-    task = MoCo(**TINY)
-    task(make_batch())["loss"].backward()
-    assert all(p.grad is None for p in (*task.key_backbone.parameters(), *task.key_head.parameters()))
-    assert all(p.grad is not None for p in task.head.parameters())
+    method = MoCo(**TINY)
+    method(make_batch())["loss"].backward()
+    assert all(
+        p.grad is None
+        for p in (*method.contrast.key_backbone.parameters(), *method.contrast.key_head.parameters())
+    )
+    assert all(p.grad is not None for p in method.contrast.head.parameters())
 
 
 def test_beta_one_is_moco_bit_for_bit():
@@ -116,9 +125,9 @@ def test_beta_one_is_moco_bit_for_bit():
 
 @pytest.mark.parametrize("variant", ["fame", "seed", "grid", "gauss"])
 def test_single_merges_the_query_only(variant):
-    task, batch = FAME(**TINY, variant=variant, beta=0.4), make_batch(size=5)
+    method, batch = FAME(**TINY, variant=variant, beta=0.4), make_batch(size=5)
     clip = to_float(batch["clip"])
-    query, key = task.pair(batch)
+    query, key = method.pair(batch)
     assert torch.equal(key, clip[:, 1])
     mask = masks.foreground(clip[:, 0], variant, 0.4)
     order = []
@@ -139,29 +148,29 @@ def test_both_merges_the_key_as_well():
 
 
 def test_intra_takes_the_third_clip():
-    task, batch = FAME(**TINY, source="intra", beta=0.3), make_batch(views=3)
-    assert task.views == 3
+    method, batch = FAME(**TINY, background="intra", beta=0.3), make_batch(views=3)
+    assert method.views == 3
     clip = to_float(batch["clip"])
-    query, key = task.pair(batch)
+    query, key = method.pair(batch)
     mask = masks.fame_mask(clip[:, 0], 0.3)[:, None, None]
     assert torch.equal(query, torch.where(mask, clip[:, 0], clip[:, 2])) and torch.equal(key, clip[:, 1])
     with pytest.raises(ValueError, match="views=3"):
-        task.pair(make_batch(views=2))
+        method.pair(make_batch(views=2))
 
 
 def test_draws_follow_seed_epoch_and_step_only():
-    task, batch = FAME(**TINY), make_batch(size=6)
-    first = task.pair(batch)[0]
+    method, batch = FAME(**TINY), make_batch(size=6)
+    first = method.pair(batch)[0]
     torch.manual_seed(99)
     np.random.seed(99)
-    assert torch.equal(first, task.pair(batch)[0])
-    assert not torch.equal(first, task.pair({**batch, "step": 1})[0])
+    assert torch.equal(first, method.pair(batch)[0])
+    assert not torch.equal(first, method.pair({**batch, "step": 1})[0])
 
 
 def test_be_adds_one_frame_of_the_clip():
-    task, batch = BE(**TINY, lambda_max=0.3), make_batch(size=6)
+    method, batch = BE(**TINY, lambda_max=0.3), make_batch(size=6)
     clip = batch["clip"][:, 0].double() / 255
-    mixed, key = task.pair(batch)
+    mixed, key = method.pair(batch)
     assert torch.equal(key, to_float(batch["clip"])[:, 1])
     for b in range(6):
         errors = []
@@ -191,7 +200,7 @@ def test_bf16_autocast_gives_a_finite_float32_loss():
         ("fame", {"beta": 0.0}, "beta|share"),
         ("fame", {"beta": 1.5}, "beta|share"),
         ("fame", {"variant": "box"}, "variant 'box'"),
-        ("fame", {"source": "x"}, "inter, intra"),
+        ("fame", {"background": "x"}, "inter, intra"),
         ("fame", {"branch": "x"}, "single, both"),
         ("be", {"lambda_max": 2}, "lambda_max"),
         ("moco", {"temperature": 0}, "temperature"),

@@ -324,11 +324,11 @@ def test_of_query_and_key_encoder_the_query_is_taken(tmp_path):
 
 
 def test_our_own_method_gives_its_backbone(tmp_path):
-    from mvnb.methods.moco import MoCo
+    from mvnb.methods.contrast import MoCo
 
     task, b = MoCo("r2plus1d_18", queue=8, seed=3, **SMALL), small()
     with torch.no_grad():
-        for p in task.key_backbone.parameters():
+        for p in task.contrast.key_backbone.parameters():
             p.zero_()
     models.load_weights(b, models.save_weights(task, tmp_path / "task.safetensors"))
     assert same(task.backbone, b)

@@ -10,7 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from mvnb import cli, recipes, runs, tables
+from mvnb import cli, pages, recipes, runs, tables
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "nbs" / "tables" / "fame_table3_foreground_ratio.ipynb"
@@ -132,7 +132,7 @@ def test_the_tag_is_there_and_cleaning_keeps_it(tmp_path):
     assert done.returncode == 0 and tagged(twin) == tagged(NOTEBOOK), done.stderr
     defaults = {}
     exec("".join(tagged(NOTEBOOK)[0]), defaults)
-    assert {k for k in defaults if not k.startswith("__")} == set(tables.PARAMETERS) and defaults[
+    assert {k for k in defaults if not k.startswith("__")} == set(pages.PARAMETERS) and defaults[
         "profile"
     ] == "demo"
 

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings as hyp, strategies as st
 
-from mvnb import figures, recipes, runs, tables
-from mvnb.tables import Claim, Outcome, judge, seeds_of
+from mvnb import figures, pages, recipes, runs, tables
+from mvnb.claims import judge
+from mvnb.outcomes import Outcome
+from mvnb.tables import Claim, seeds_of
 
 ROOT = Path(__file__).resolve().parent.parent
 FAME3 = {
@@ -43,14 +45,13 @@ def here(tmp_path, monkeypatch, puppets_root):
 # ---------------------------------------------------------------- definitions
 
 
-@pytest.mark.parametrize("key", tables.TABLES)
-def test_every_definition_is_whole(key):
-    d = tables.TABLES[key]
+@pytest.mark.parametrize("d", tables.definitions(), ids=lambda d: d.notebook)
+def test_every_definition_is_whole(d):
     rows, columns = [r.key for r in d.rows], [c.key for c in d.columns]
     assert len(set(rows)) == len(rows) and len(set(columns)) == len(columns)
     assert {d.protocol, *(r.protocol for r in d.rows if r.protocol)} <= set(
         tables.PROTOCOLS
-    ) and d.figure in tables._FIGURES
+    ) and d.figure in ("rows", "columns", "dots")
     for part in d.parts.values():
         assert set(part.rows or ()) <= {r.key for r in d.rows if r.method} and set(part.columns or ()) <= set(
             columns
@@ -67,11 +68,11 @@ def test_every_definition_is_whole(key):
         assert not claim.pairs == [] and all(
             (b, claim.column) != (w, claim.versus or claim.column) for b, w in claim.pairs
         )
-    numbers = tables.published(*key)
+    numbers = tables.published(d)
     assert list(numbers.index) == rows and list(numbers.columns) == columns
     gaps = {(r.key, c) for r in d.rows for c in columns if np.isnan(numbers.loc[r.key, c])}
     unread = {
-        (l["row"], l["column"]) for l in tables._lines(*key) if not l["value"]
+        (l["row"], l["column"]) for l in tables.published_lines(d) if not l["value"]
     }  # a dash, or nothing that can be read: the file says which
     assert gaps == {(r.key, c) for r in d.rows if r.extra for c in columns} | unread
     for claim in d.claims:  # the paper's numbers bear out the paper's claims
@@ -97,9 +98,8 @@ def test_published_files_say_row_column_unit_and_source(path):
         assert line["metric"] and (line["value"] or "dash" in line["metric"] or line["note"])
         if line["metric"] != "setting" and line["value"]:
             assert line["unit"] in ("%", "points") and 0 <= float(line["value"]) <= 100
-    assert path.stem in {tables.stem_of(*key) for key in tables.TABLES} | {
-        tables.stem_of(*key, "figure") for key in figures.FIGURES
-    }
+    known = {tables.stem_of(d.paper, d.number) for d in tables.definitions()}
+    assert path.stem in known | {tables.stem_of(d.paper, d.number, "figure") for d in figures.definitions()}
 
 
 def test_fame_table_3_is_as_printed():
@@ -121,15 +121,13 @@ def test_fame_table_3_is_as_printed():
 
 
 def test_a_csv_that_does_not_fit_is_refused(monkeypatch):
-    d = tables.TABLES["fame", "3"]
-    monkeypatch.setitem(tables.TABLES, ("fame", "3"), dataclasses.replace(d, rows=d.rows[:3]))
+    d = tables.table("fame", "3").definition
     with pytest.raises(ValueError, match="0.3"):
-        tables.published("fame", "3")
-    twice = tables._lines("fame", "3")[:1] * 2
-    monkeypatch.setitem(tables.TABLES, ("fame", "3"), d)
-    monkeypatch.setattr(tables, "_lines", lambda *key: twice)
+        tables.published(dataclasses.replace(d, rows=d.rows[:3]))
+    twice = tables.csv_lines("fame", "3")[:1] * 2
+    monkeypatch.setattr(tables, "csv_lines", lambda *key: twice)
     with pytest.raises(ValueError, match="twice"):
-        tables.published("fame", "3")
+        tables.published(d)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +194,7 @@ def test_the_paper_plan_is_shown_without_data_and_not_run(here):
         and {r.data.name for r in plan.runs} == {"ucf101", "hmdb51"}
         and len(plan.runs) == 12
     )
-    assert plan.seconds > 86400 and "Nothing can be run yet" in str(plan) and "ucf101" in plan.sources.blocked
+    assert plan.seconds > 86400 and "Nothing can be run yet" in str(plan) and "ucf101" in plan.videos.blocked
     with pytest.raises(ValueError, match="ucf101"):
         t.run(plan)
 
@@ -221,8 +219,8 @@ def test_a_column_without_data_is_not_run_and_says_why(here, shared_data, monkey
     t = tables.table("fame", 3)
     for plan in (t.plan("smoke", data="ucf101"), t.plan("paper")):
         assert (
-            plan.sources.columns == {"UCF101": "ucf101", "HMDB51": None}
-            and not plan.sources.blocked
+            plan.videos.columns == {"UCF101": "ucf101", "HMDB51": None}
+            and not plan.videos.blocked
             and "Column HMDB51 is not run" in str(plan)
         )
         assert {r.data.name for r in plan.runs} == {"ucf101"}
@@ -439,10 +437,10 @@ def test_durations(seconds, text):
 # ---------------------------------------------------------------- parameters, in an IPython shell of its own
 
 HEAD, DEFAULTS = (
-    "from mvnb import tables\npage = tables.Page('fame', 3)",
+    "from mvnb import pages\npage = pages.Page('fame', 3)",
     "profile = 'smoke'  # x\ndata = ''\nseeds = 1\ndevice = 'cpu'\nworkers = 0",
 )
-TAKE = "taken = page.take(globals())"
+TAKE = "taken = page.read(profile=profile, data=data, seeds=seeds, device=device, workers=workers)"
 
 
 @pytest.fixture
@@ -481,18 +479,20 @@ def test_parameters_that_cannot_be_are_refused(shell, cell, message):
 
 
 def test_a_lost_tag_is_refused(shell):
-    with pytest.raises(tables.ParameterError, match="lost its tag"):
+    with pytest.raises(pages.ParameterError, match="lost its tag"):
         shell("# Parameters\nseeds = 3\n", HEAD)
 
 
 def test_a_parameter_that_lost_its_default_is_refused(shell):
-    with pytest.raises(tables.ParameterError, match="does not set seeds"):
+    with pytest.raises(NameError, match="seeds"):
         shell(HEAD, DEFAULTS.replace("seeds = 1", ""), TAKE)
+    with pytest.raises(pages.ParameterError, match="seeds was not passed on"):
+        shell("page.read(profile=profile, data=data, device=device, workers=workers)")
 
 
 def test_another_interpreter_is_refused(shell, monkeypatch):
     monkeypatch.setenv("MVNB_PYTHON", "/another/python")
-    with pytest.raises(tables.ParameterError, match="/another/python"):
+    with pytest.raises(pages.ParameterError, match="/another/python"):
         shell(HEAD)
 
 

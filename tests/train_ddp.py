@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from mvnb.augment import Photometric
-from mvnb.methods.moco import MoCo
+from mvnb.methods.contrast import MoCo
 from mvnb.protocols import extract
 from mvnb.train import NonFiniteLoss, Schedule, fit
 from train_toys import Evaluated, Task, Toy
