@@ -1,8 +1,10 @@
 """The house itself: notebooks and library agree, table notebooks keep their parameters cell, stored outputs stay small."""
 
+import ast
 import filecmp
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -93,3 +95,88 @@ def test_outputs_folder_is_small():
 def test_nbdev_is_pinned_exactly():
     assert '"nbdev==' in (ROOT / "pyproject.toml").read_text()
     assert 'allowed_cell_metadata_keys = ["tags"]' in (ROOT / "pyproject.toml").read_text()
+
+
+# ---------------------------------------------------------------- floors and rooms
+
+sys.path.insert(0, str(ROOT / "docs"))
+import house  # noqa: E402
+
+ROOMS = house.rooms(ROOT)
+LOOK_AHEAD = {("tables", "outcomes"), ("outcomes", "claims")}  # a table's run, an outcome's claims
+PAPERS = ("fame", "mac", "mgm", "mcl")
+NAMED = re.compile(rf"\b({'|'.join(PAPERS)})\b", re.I)
+
+
+def imported(module):
+    "Rooms that a module imports, wherever in it."
+    path = ROOT / "mvnb" / Path(*module.split("."))
+    path = path.with_suffix(".py") if path.with_suffix(".py").is_file() else path / "__init__.py"
+    package = f"mvnb.{module}" if path.name == "__init__.py" else f"mvnb.{module}".rpartition(".")[0]
+    known, found = {room.module for room in ROOMS}, set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.removeprefix("mvnb.") for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parts = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*parts, *([base] if base else [])])
+            if base == "mvnb" or base.startswith("mvnb."):
+                base = base.removeprefix("mvnb").removeprefix(".")
+                names = [f"{base}.{alias.name}".lstrip(".") for alias in node.names]
+                found |= {name if name in known else base for name in names}
+    return found & known
+
+
+@pytest.mark.parametrize("room", ROOMS, ids=lambda room: room.module)
+def test_a_room_imports_only_rooms_below_it(room):
+    order = [other.module for other in ROOMS]
+    for other in imported(room.module) - {"papers"}:
+        assert (room.module, other) in LOOK_AHEAD or order.index(other) < order.index(room.module), (
+            f"{room.module} imports {other}, which stands above it"
+        )
+        if not room.paper:
+            assert not other.startswith("papers."), f"{room.module} imports a paper: {other}"
+
+
+def constants(tree):
+    "Texts in a module's code, docstrings aside."
+    docstrings = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0] if node.body else None
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+                docstrings.add(first.value)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in docstrings:
+            yield node.lineno, node.value
+
+
+@pytest.mark.parametrize("room", [r for r in ROOMS if not r.paper], ids=lambda room: room.module)
+def test_nothing_outside_papers_names_a_paper(room):
+    path = ROOT / "mvnb" / Path(*room.module.split("."))
+    path = path.with_suffix(".py") if path.with_suffix(".py").is_file() else path / "__init__.py"
+    for line, text in constants(ast.parse(path.read_text(encoding="utf-8"))):
+        assert not NAMED.search(text), f"{path.name}, line {line}: {text!r}"
+
+
+def test_every_module_has_a_room_and_every_floor_is_drawn():
+    files = {p.relative_to(ROOT / "mvnb") for p in (ROOT / "mvnb").rglob("*.py")}
+    files = {p for p in files if "__pycache__" not in p.parts and p.name not in ("_modidx.py",)}
+    modules = {".".join(p.with_suffix("").parts).removesuffix(".__init__") for p in files}
+    empty = {"__init__", *(f"papers.{name}" for name in {room.paper for room in ROOMS if room.paper})}
+    assert modules - empty == {room.module for room in ROOMS}
+    drawn = house.picture(ROOT, lambda path: path.name)
+    assert all(f"<code>{room.module}</code>" in drawn and room.line for room in ROOMS)
+
+
+def test_notebooks_are_formatted():
+    "The formatter of pyproject.toml changes nothing."
+    tool = [sys.executable, "-m", "ruff", "format", "--check", "nbs", "tests", "docs", "bench"]
+    done = subprocess.run(tool, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:]
+    done = subprocess.run(
+        [sys.executable, "-m", "ruff", "check", "nbs"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
