@@ -1,4 +1,4 @@
-"Class activation maps, Grad-CAM and shares: against hand-made oracles, and without leaving a trace in the model."
+"CAM, Grad-CAM and shares against oracles written by hand; the model is left as it was."
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ FAMILIES = ("r2plus1d_tiny", "r3d_tiny", "i3d_tiny")
 
 
 class Tiny(models.Backbone):
-    "Two convolutions, batch norm, dropout and a classifier; strides 2 at odd lengths, so that a flip is exact."
+    "Two convolutions, batch norm, dropout and a classifier; stride 2 on odd lengths, so a flip is exact."
 
     def __init__(self, classes=3):
         super().__init__(6, classes, dropout=0.5)
@@ -66,10 +66,11 @@ def scaled(signed, scale):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_mean_of_the_evidence_is_the_logit(name):
-    "For every family: evidence averaged over positions, plus the bias, is what the network says."
+    "For every family: the mean of the evidence plus the bias is the logit."
     model, x = models.build(name, num_classes=4).eval(), torch.rand(2, 3, 8, 64, 64)
     for p in model.parameters():
-        torch.nn.init.normal_(p, 0, 0.1) if p.ndim == 1 and len(p) == 4 else None
+        if p.ndim == 1 and len(p) == 4:
+            torch.nn.init.normal_(p, 0, 0.1)
     bias = next(
         p for n, p in model.named_parameters() if n.startswith(model.classifier_prefix) and n.endswith("bias")
     )
@@ -102,14 +103,11 @@ def test_a_separate_head_of_any_linear_kind(net, clip):
     bare = Tiny(None)
     bare.load_state_dict(net.state_dict(), strict=False)
     conv = nn.Conv3d(6, 3, 1)
-    conv.weight.data, conv.bias.data = (
-        net.fc.weight.data[:, :, None, None, None].clone(),
-        net.fc.bias.data.clone(),
-    )
+    conv.weight.data = net.fc.weight.data[:, :, None, None, None].clone()
+    conv.bias.data = net.fc.bias.data.clone()
     expected = explain.cam(net, clip, 1)
-    assert torch.allclose(explain.cam(bare, clip, 1, head=net.fc), expected) and torch.equal(
-        explain.class_weights(conv), net.fc.weight
-    )
+    assert torch.allclose(explain.cam(bare, clip, 1, head=net.fc), expected)
+    assert torch.equal(explain.class_weights(conv), net.fc.weight)
     assert torch.allclose(explain.cam(bare, clip, head=net.fc), explain.cam(net, clip))
 
 
@@ -136,14 +134,14 @@ def slopes(net, clip, score, layer):
     "Gradient of the score by the layer's output, by central differences in float64, value by value."
     net = net.double().eval()
     with torch.no_grad():
-        at = clip.double() if layer is None else net.first(clip.double())
+        at = net.first(clip.double())
         if layer is None:
-            at = net.features(at)
-        rest = (
-            (lambda m: score(net.classify(m.mean((2, 3, 4)))))
-            if layer is None
-            else (lambda m: score(net.classify(net.second(m).mean((2, 3, 4)))))
-        )
+            at = net.second(at)
+
+        def rest(maps):
+            last = maps if layer is None else net.second(maps)
+            return score(net.classify(last.mean((2, 3, 4))))
+
         flat, out = at.flatten(1), torch.zeros_like(at).flatten(1)
         for k in range(flat.shape[1]):
             step = torch.zeros_like(flat)
@@ -405,12 +403,12 @@ def test_an_even_map_gives_chance_and_a_perfect_one_everything():
         (torch.rand(2, 4, 6, 6), torch.ones(6, 6, dtype=torch.bool)),
     ],
 )
-def test_shares_of_what_does_not_fit(map, mask):
+def test_shapes_that_do_not_match(map, mask):
     with pytest.raises(ValueError, match="a bool mask"):
         explain.activation_share(map, mask)
 
 
-# ---------------------------------------------------------------- pictures and refusals
+# ---------------------------------------------------------------- pictures and errors
 
 
 def test_heat_is_the_picture_and_the_colours():
@@ -432,11 +430,8 @@ def test_a_film_strip_for_every_map():
         torch.rand(6, 8, 8) < 0.5,
         count=4,
     )
-    assert (
-        len(fig.axes) == 12
-        and [ax.get_ylabel() for ax in fig.axes[::4]] == ["clip", "a", "b"]
-        and all(ax.images for ax in fig.axes)
-    )
+    assert len(fig.axes) == 12 and all(ax.images for ax in fig.axes)
+    assert [ax.get_ylabel() for ax in fig.axes[::4]] == ["clip", "a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -452,12 +447,12 @@ def test_a_film_strip_for_every_map():
         (lambda n, x: explain.grad_cam(n, x, layer="fc"), "ran 0 times"),
     ],
 )
-def test_refusals(net, clip, call, message):
+def test_errors_say_what_is_wrong(net, clip, call, message):
     with pytest.raises(ValueError, match=message):
         call(net, clip)
 
 
-def test_tokens_are_no_map(net, clip):
+def test_features_without_time_and_space_are_an_error(net, clip):
     net.features = lambda x: torch.rand(2, 7, 6)
     with pytest.raises(ValueError, match=r"\[B,D,t,h,w\].*\[2, 7, 6\]"):
         explain.last_map(net, clip)

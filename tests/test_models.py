@@ -1,4 +1,4 @@
-"""Backbones against published numbers, torchvision and a slow I3D written from TensorFlow's padding rule; weights in and out."""
+"""Backbones against published numbers, torchvision and TensorFlow's padding rule; weights in and out."""
 
 import math
 import os
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from safetensors.torch import save_file
 from torch import nn
 from torchvision.models import video
@@ -50,7 +50,7 @@ def test_i3d_numbers():
 
 
 def hooked_macs(model, x):
-    "Multiply-adds of all convolutions: outputs × weights per output. Counted with hooks, independently of PyTorch's counter."
+    "Multiply-adds of all convolutions, outputs × weights per output, counted with hooks."
     total, handles = [0], []
 
     def count(module, inputs, output):
@@ -111,10 +111,21 @@ def test_torchvision_state_dict_loads_by_name(name, frames, size):
 
 # --- I3D
 
-I3D_NAMES = """conv3d_1a_7x7.conv3d.weight conv3d_1a_7x7.batch3d.running_var conv3d_2b_1x1.conv3d.weight conv3d_2c_3x3.batch3d.bias
-mixed_3b.branch_0.conv3d.weight mixed_3b.branch_1.0.conv3d.weight mixed_3b.branch_1.1.batch3d.weight mixed_3c.branch_2.0.batch3d.running_mean
-mixed_4b.branch_2.1.conv3d.weight mixed_4f.branch_3.1.conv3d.weight mixed_5c.branch_3.1.batch3d.bias
-conv3d_0c_1x1.conv3d.weight conv3d_0c_1x1.conv3d.bias""".split()
+I3D_NAMES = """
+conv3d_1a_7x7.conv3d.weight
+conv3d_1a_7x7.batch3d.running_var
+conv3d_2b_1x1.conv3d.weight
+conv3d_2c_3x3.batch3d.bias
+mixed_3b.branch_0.conv3d.weight
+mixed_3b.branch_1.0.conv3d.weight
+mixed_3b.branch_1.1.batch3d.weight
+mixed_3c.branch_2.0.batch3d.running_mean
+mixed_4b.branch_2.1.conv3d.weight
+mixed_4f.branch_3.1.conv3d.weight
+mixed_5c.branch_3.1.batch3d.bias
+conv3d_0c_1x1.conv3d.weight
+conv3d_0c_1x1.conv3d.bias
+""".split()
 
 
 def test_i3d_names_and_shapes():
@@ -137,7 +148,7 @@ def test_i3d_names_and_shapes():
 
 
 def windows(size, kernel, stride):
-    "TensorFlow's SAME rule, from its documentation: ceil(size/stride) windows; total padding split, the odd one after."
+    "TensorFlow's SAME rule, from its documentation: ceil(size/stride) windows; the odd zero comes after."
     out = -(-size // stride)
     total = max((out - 1) * stride + kernel - size, 0)
     starts = [i * stride - total // 2 for i in range(out)]
@@ -151,15 +162,14 @@ def slow_same(x, kernel, stride, reduce):
     for a, ts in enumerate(grids[0]):
         for b, ys in enumerate(grids[1]):
             for c, xs in enumerate(grids[2]):
-                patch, inside = (
-                    np.zeros((len(x), len(ts), len(ys), len(xs))),
-                    np.zeros((len(ts), len(ys), len(xs)), bool),
-                )
+                inside = np.zeros((len(ts), len(ys), len(xs)), bool)
+                patch = np.zeros((len(x), *inside.shape))
                 for i, t in enumerate(ts):
                     for j, y in enumerate(ys):
                         for k, z in enumerate(xs):
                             if None not in (t, y, z):
-                                patch[:, i, j, k], inside[i, j, k] = x[:, t, y, z], True
+                                patch[:, i, j, k] = x[:, t, y, z]
+                                inside[i, j, k] = True
                 out[a][b][c] = reduce(patch, inside)
     return np.moveaxis(np.array(out), -1, 0)
 
@@ -197,14 +207,12 @@ def test_same_padding_gives_ceil(size, kernel, stride):
 
 
 def test_i3d_is_not_symmetric_padding():
-    "A pixel's shift at the stem changes the features: symmetric padding would give other weights' features."
+    "Symmetric padding shifts the stem's grid by a pixel and changes the features."
     net = models.build("i3d", width=0.1).eval()
     x, conv = clip(1, 3, 8, 32, 32), net.conv3d_1a_7x7.conv3d
     with torch.no_grad():
-        ours, symmetric = (
-            net.conv3d_1a_7x7(x),
-            F.relu(net.conv3d_1a_7x7.batch3d(F.conv3d(x, conv.weight, None, 2, 3))),
-        )
+        ours = net.conv3d_1a_7x7(x)
+        symmetric = F.relu(net.conv3d_1a_7x7.batch3d(F.conv3d(x, conv.weight, None, 2, 3)))
     assert ours.shape == symmetric.shape and not torch.allclose(ours, symmetric)
 
 
@@ -283,9 +291,10 @@ def same(a, b):
 def test_round_trip_with_meta(tmp_path):
     a, b = small(3), small(3)
     a.stem[1].running_mean.fill_(2)
-    path = models.save_weights(a, tmp_path / "deep" / "w.safetensors", {"recipe": {"epochs": 3}, "name": "ü"})
+    meta = {"recipe": {"epochs": 3}, "name": "ü"}
+    path = models.save_weights(a, tmp_path / "deep" / "w.safetensors", meta)
     report = models.load_weights(b, path)
-    assert same(a, b) and report.meta == {"recipe": {"epochs": 3}, "name": "ü"}
+    assert same(a, b) and report.meta == meta
     assert not (report.missing or report.unexpected or report.mismatched or report.dropped)
     assert os.listdir(path.parent) == ["w.safetensors"]
 
@@ -310,14 +319,11 @@ def test_prefixes_and_nesting(tmp_path, prefix, nest):
 
 def test_of_query_and_key_encoder_the_query_is_taken(tmp_path):
     q, k, b = small(), small(), small()
-    state = {f"encoder_k.{n}": v for n, v in k.state_dict().items()} | {
-        f"encoder_q.{n}": v for n, v in q.state_dict().items()
-    }
-    state |= {
-        "queue": torch.randn(128, 64),
-        "encoder_q.fc.0.weight": torch.randn(16, 16),
-        "encoder_q.fc.2.weight": torch.randn(128, 16),
-    }
+    state = {f"encoder_k.{n}": v for n, v in k.state_dict().items()}
+    state |= {f"encoder_q.{n}": v for n, v in q.state_dict().items()}
+    state["queue"] = torch.randn(128, 64)
+    state["encoder_q.fc.0.weight"] = torch.randn(16, 16)
+    state["encoder_q.fc.2.weight"] = torch.randn(128, 16)
     torch.save({"state_dict": state}, tmp_path / "moco.pth.tar")
     report = models.load_weights(b, tmp_path / "moco.pth.tar")
     assert same(q, b) and sorted(report.dropped) == ["fc.0.weight", "fc.2.weight"]
@@ -326,12 +332,12 @@ def test_of_query_and_key_encoder_the_query_is_taken(tmp_path):
 def test_our_own_method_gives_its_backbone(tmp_path):
     from mvnb.methods.contrast import MoCo
 
-    task, b = MoCo("r2plus1d_18", queue=8, seed=3, **SMALL), small()
+    method, b = MoCo("r2plus1d_18", queue=8, seed=3, **SMALL), small()
     with torch.no_grad():
-        for p in task.contrast.key_backbone.parameters():
+        for p in method.contrast.key_backbone.parameters():
             p.zero_()
-    models.load_weights(b, models.save_weights(task, tmp_path / "task.safetensors"))
-    assert same(task.backbone, b)
+    models.load_weights(b, models.save_weights(method, tmp_path / "method.safetensors"))
+    assert same(method.backbone, b)
 
 
 def test_classifier_of_other_size_is_dropped_and_the_own_one_kept(tmp_path):
@@ -407,9 +413,10 @@ def test_bad_files_are_named(tmp_path, name, content):
     path = tmp_path / name
     if content is None:  # cut short
         good = tmp_path / ("full" + path.suffix)
-        models.save_weights(small(), good) if path.suffix == ".safetensors" else torch.save(
-            small().state_dict(), good
-        )
+        if path.suffix == ".safetensors":
+            models.save_weights(small(), good)
+        else:
+            torch.save(small().state_dict(), good)
         content = good.read_bytes()[:-1000]
     if content == "empty":
         torch.save({"epoch": 3}, path)
@@ -455,3 +462,25 @@ def test_stages_need_a_width_and_a_number_of_blocks_each():
         models.build("r2plus1d_tiny", widths=(8, 8, 16, 16))
     model = models.build("r3d_tiny", widths=(8, 8), blocks=(1, 2))
     assert model.features(torch.rand(1, 3, 4, 32, 32)).shape[1] == model.dim == 8
+
+
+def test_a_registered_class_is_built_by_name(monkeypatch):
+    class Flat(models.Backbone):
+        def __init__(self, num_classes=None, dropout=0.0, dim=4):
+            super().__init__(dim, num_classes, dropout)
+
+        def features(self, clip):
+            return clip.mean(1, keepdim=True).expand(-1, self.dim, -1, -1, -1)
+
+    monkeypatch.setattr(models, "BACKBONES", dict(models.BACKBONES))
+    models.register("flat", Flat, dim=6)
+    assert models.build("flat").dim == 6 and models.build("flat", dim=3).dim == 3
+    assert models.build("flat")(clip(2, 3, 4, 5, 5)).shape == (2, 6)
+
+
+@pytest.mark.parametrize("name", ["r2plus1d_tiny", "r3d_tiny", "i3d_tiny"])
+def test_a_seed_gives_the_same_weights(name):
+    torch.manual_seed(7)
+    a = models.build(name, 3)
+    torch.manual_seed(7)
+    assert same(a, models.build(name, 3)) and not same(a, models.build(name, 3))
