@@ -9,11 +9,12 @@ __all__ = ['root', 'get', 'folder', 'data_root', 'annotations', 'device', 'worke
 import configparser
 import functools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # %% ../nbs/clips/00_settings.ipynb #26f1ce21
 def root() -> Path:  # the folder that holds settings.ini
-    "Root of the repository; `MVNB_ROOT` overrides it. Raises FileNotFoundError when there is no settings.ini to be found."
+    "Root of the repository; `MVNB_ROOT` overrides it. Raises FileNotFoundError without a settings.ini."
     if forced := os.environ.get("MVNB_ROOT"):
         return Path(forced).expanduser().resolve()
     here = Path.cwd().resolve()
@@ -27,39 +28,42 @@ def root() -> Path:  # the folder that holds settings.ini
 
 # %% ../nbs/clips/00_settings.ipynb #84766206
 @functools.lru_cache(maxsize=16)
-def _parsed(path: str, stamp: int) -> configparser.ConfigParser:
+def _parsed(
+    path: str,  # an ini file
+    stamp: int,  # its time of change: part of the cache key
+) -> configparser.ConfigParser:
+    "A settings file. Raises ValueError with the path and the line where its syntax is wrong."
     parser = configparser.ConfigParser(interpolation=None)
     try:
         parser.read(path, encoding="utf-8")
     except configparser.Error as e:
-        raise ValueError(
-            f"{path} is not a valid settings file: {' '.join(str(e).split())}; mend that line"
-        ) from None
+        reason = " ".join(str(e).split())
+        raise ValueError(f"{path} is not a valid settings file: {reason}; correct that line") from None
     return parser
 
-
-def _files():
+# %% ../nbs/clips/00_settings.ipynb #7989181b
+def _files() -> Iterator[configparser.ConfigParser]:
+    "The settings files of this machine, the one that wins first."
     for name in ("settings.local.ini", "settings.ini"):
         path = root() / name
         if path.is_file():
-            yield path, _parsed(str(path), path.stat().st_mtime_ns)
+            yield _parsed(str(path), path.stat().st_mtime_ns)
 
-# %% ../nbs/clips/00_settings.ipynb #7989181b
+# %% ../nbs/clips/00_settings.ipynb #fbed5d0b
 def get(
     section: str,  # section of the ini files, such as "data" or "run"
     key: str,  # key inside that section
-    default: str | None = None,  # returned when nobody set the key or set it to nothing
-    override: object = None,  # a notebook parameter: wins when not None and not empty
+    default: str | None = None,  # returned where the key is not set or empty
+    override: object = None,  # a notebook parameter: wins unless it is None or empty
 ) -> str | None:  # the value as text
-    "A setting by precedence: override, environment `MVNB_<SECTION>_<KEY>`, settings.local.ini, settings.ini, default."
+    "A setting: override, else environment variable, else settings.local.ini, else settings.ini, else default."
     if override not in (None, ""):
         return str(override)
-    value = os.environ.get(f"MVNB_{section}_{key}".upper().replace("-", "_"))
-    if value:
+    variable = f"MVNB_{section}_{key}".upper().replace("-", "_")
+    if value := os.environ.get(variable):
         return value
-    for _, parser in _files():
-        value = parser.get(section, key, fallback="").strip()
-        if value:
+    for parser in _files():
+        if value := parser.get(section, key, fallback="").strip():
             return value
     return default
 
@@ -67,8 +71,8 @@ def get(
 def folder(
     section: str,  # section of the ini files
     key: str,  # key whose value is a folder
-    default: str | None = None,  # used when the key is not set
-) -> Path | None:  # absolute path, None when not set
+    default: str | None = None,  # used where the key is not set
+) -> Path | None:  # absolute path; None where neither is set
     "A setting that names a folder; `~` is expanded and relative paths start at the repository's root."
     value = get(section, key, default)
     if value is None:
@@ -79,14 +83,14 @@ def folder(
 # %% ../nbs/clips/00_settings.ipynb #d10cd6e0
 def data_root(
     name: str,  # data set, such as "ucf101"
-) -> Path | None:  # its folder of videos, None when not set
+) -> Path | None:  # its folder of videos; None where not set
     "Folder with the videos of a data set, from [data]."
     return folder("data", name)
 
 
 def annotations(
     name: str,  # data set, such as "ucf101"
-) -> Path | None:  # its folder of list files, None when not set
+) -> Path | None:  # its folder of list files; None where not set
     "Folder with the official lists of a data set, from [data] <name>_annotations."
     return folder("data", f"{name}_annotations")
 
@@ -94,8 +98,8 @@ def annotations(
 def device(
     override: str | None = None,  # "auto", "cpu", "cuda" or "cuda:1"
 ) -> str:  # a device that torch understands
-    "The device to compute on; `auto` takes CUDA where there is one. Raises ValueError when CUDA is asked for and absent."
-    import torch
+    "The device to compute on; `auto`: CUDA where there is a GPU. Raises ValueError for an unknown device."
+    import torch  # only here: importing the settings stays quick
 
     name = get("run", "device", "auto", override)
     if name == "auto":
@@ -104,7 +108,7 @@ def device(
         raise ValueError(f"device {name!r} in [run] device is not known: use auto, cpu or cuda")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(
-            f"device {name!r} was asked for in [run] device, but torch sees no GPU here: use auto or cpu"
+            f"device {name!r} was asked for in [run] device, but torch finds no GPU here: use auto or cpu"
         )
     return name
 
@@ -112,14 +116,21 @@ def device(
 def workers(
     override: int | None = None,  # 0 decodes in the training process
 ) -> int:  # number of loader processes
-    "Loader processes; `auto` is one per core this process may use, at most 8, and 0 on a single core."
+    "Loader processes; `auto`: one per core, at most 8; 0 on a single core. Raises ValueError for other text."
     value = get("run", "workers", "auto", override)
     if value == "auto":
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = _cores()
         return 0 if cores == 1 else min(8, cores)
     if not value.isdigit():
         raise ValueError(f"[run] workers is {value!r}: use auto or a whole number, 0 or more")
     return int(value)
+
+
+def _cores() -> int:
+    "Cores that this process may use; a cluster's scheduler may grant fewer than the machine has."
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 # %% ../nbs/clips/00_settings.ipynb #545e3da0
 def outputs() -> Path:  # folder for executed notebooks and figures
