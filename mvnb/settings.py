@@ -56,7 +56,7 @@ def get(
     default: str | None = None,  # returned where the key is not set or empty
     override: object = None,  # a notebook parameter: wins unless it is None or empty
 ) -> str | None:  # the value as text
-    "A setting: override, else environment variable, else settings.local.ini, else settings.ini, else default."
+    "A setting from the first that has it: override, environment, settings.local.ini, settings.ini, default."
     if override not in (None, ""):
         return str(override)
     variable = f"MVNB_{section}_{key}".upper().replace("-", "_")
