@@ -1,4 +1,4 @@
-"""Data sets: official lists against counts taken by hand, hostile lists, names from real life, the root check."""
+"""Data sets: official lists against counts taken by hand, hostile lists, real file names, checking a root."""
 
 import csv
 import hashlib
@@ -115,7 +115,10 @@ def test_hash_ignores_the_root_and_sees_everything_else():
 
 
 def test_hash_is_the_same_in_another_process_and_after_pickling():
-    code = "from mvnb.datasets import Index; print(Index('x', 'train', '/z', ['a/1.avi', 'b/2.avi'], [0, 1], ('a', 'b')).hash)"
+    code = (
+        "from mvnb.datasets import Index\n"
+        "print(Index('x', 'train', '/z', ['a/1.avi', 'b/2.avi'], [0, 1], ('a', 'b')).hash)"
+    )
     env = dict(os.environ, PYTHONHASHSEED="77")
     out = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env
@@ -537,7 +540,8 @@ def test_minikinetics_joins_ids_with_csv_or_folders(tmp_path, with_csv):
         write(
             lists,
             train__csv=HEADER
-            + "riding a bike,-aaaaaaaaaa,3,13,train\nabseiling,ccccccccccc,5,15,train\nsneezing,unlisted,1,11,train\n",
+            + "riding a bike,-aaaaaaaaaa,3,13,train\nabseiling,ccccccccccc,5,15,train\n"
+            + "sneezing,unlisted,1,11,train\n",
             validate__csv=HEADER + "yoga,bbbbbbbbbbb,0,10,val\n",
         )
     train, val = (load("minikinetics200", s, root=tmp_path, annotations=lists) for s in ("train", "val"))

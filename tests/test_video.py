@@ -160,7 +160,7 @@ def test_read_video_is_the_clip_of_all_frames(made):
 
 @needs_decord
 def test_both_backends_agree_on_all_real_files(shared_data):
-    "PyAV and decord return the same frame for the same index: equal bytes, but for the rounding of two versions of the inverse transform."
+    "PyAV and decord return the same frames, up to the rounding of two versions of the inverse transform."
     rng, wrong, refused, largest = np.random.default_rng(0), [], [], 0
     rows = list(csv.DictReader(open(shared_data / "MANIFEST.csv", encoding="utf-8")))
     assert len(rows) > 200
@@ -355,7 +355,7 @@ def test_motion_is_scaled_with_the_resize_and_cut_with_the_crop(folder):
 
 
 def slow_grid(fields, distances, native, turns, box, size):
-    "The same by loops over pixels: paint each vector on its block's cells, turn, then average what lies under every output cell."
+    "The same by loops over pixels: paint vectors on their cells, turn, average under every cell of the clip."
     rows, cols = -(-native[0] // 8), -(-native[1] // 8)
     top, left, h, w = box
     H, W = size
@@ -671,9 +671,14 @@ def test_workers(made, context):
     read_clip(made["b.mp4"], [0])
     code = (
         "import sys, torch\nfrom mvnb.video import read_clip\n"
-        "class D(torch.utils.data.Dataset):\n    def __len__(self): return 6\n    def __getitem__(self, i): return read_clip(sys.argv[1], [i, 20 + i], size=32, motion=i % 2 == 0).rgb\n"
-        "if __name__ == '__main__':\n    first = D()[0]\n"
-        "    out = list(torch.utils.data.DataLoader(D(), batch_size=2, num_workers=1, multiprocessing_context=sys.argv[2]))\n"
+        "class D(torch.utils.data.Dataset):\n"
+        "    def __len__(self): return 6\n"
+        "    def __getitem__(self, i):\n"
+        "        return read_clip(sys.argv[1], [i, 20 + i], size=32, motion=i % 2 == 0).rgb\n"
+        "if __name__ == '__main__':\n"
+        "    first = D()[0]\n"
+        "    workers = dict(num_workers=1, multiprocessing_context=sys.argv[2])\n"
+        "    out = list(torch.utils.data.DataLoader(D(), batch_size=2, **workers))\n"
         "    assert torch.equal(out[0][0], first) and len(out) == 3\n"
     )
     script = made["b.mp4"].parent / "workers.py"

@@ -7,7 +7,6 @@ __all__ = ['names', 'named', 'build', 'parameters', 'owner', 'inputs', 'passes',
            'photometric_of', 'augmented']
 
 # %% ../../nbs/learn/23_methods.ipynb #2bd89741
-import difflib
 import importlib
 import inspect
 import pkgutil
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from .. import papers
 from ..augment import Photometric, normalize, to_float
 from ..clips import sample_rng
+from ..settings import nearest
 
 # %% ../../nbs/learn/23_methods.ipynb #d7918010
 def _own() -> dict:
@@ -51,9 +51,8 @@ def named(
     known = _every()
     if name in known:
         return known[name]
-    near = difflib.get_close_matches(str(name), known, 1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"no method called {name!r}{hint} (there are: {', '.join(sorted(known))})")
+    have = ", ".join(sorted(known))
+    raise ValueError(f"no method called {name!r}{nearest(name, known)} (there are: {have})")
 
 
 def build(
