@@ -99,10 +99,10 @@ def still_indices(
     count: int = 1,  # clips
     rng: np.random.Generator | None = None,  # draws the frames; None: evenly spaced
 ) -> np.ndarray:  # int64 [count,length], each in the first third of the video
-    "Frame numbers of almost still clips (MAC, 4.4). Raises ValueError for sizes below 1 or no divisor."
+    "Frame numbers of almost still clips (MAC, 4.4). Raises ValueError unless `frames` divides `length`."
     _all_positive(num_frames=num_frames, length=length, frames=frames, count=count)
     if length % frames:
-        raise ValueError(f"length {length} is no multiple of frames {frames}")
+        raise ValueError(f"length {length} is not a multiple of frames {frames}")
     third = max(1, num_frames // 3)
     if rng is None:
         inside = (np.arange(count)[:, None] + 0.5) / count
@@ -149,7 +149,7 @@ def centre_box(
 
 # %% ../nbs/clips/04_clips.ipynb #a246a71e
 def _check_strides(stride, mode):
-    "Raise ValueError for a stride that is no whole number, or for several outside of mode random."
+    "Raise ValueError for a stride that is not a whole number, or for several strides outside mode random."
     several = isinstance(stride, (tuple, list))
     strides = stride if several else (stride,)
     if not strides or not all(isinstance(s, (int, np.integer)) and s > 0 for s in strides):

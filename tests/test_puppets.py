@@ -141,6 +141,7 @@ def test_the_mask_is_where_the_scene_does_not_show(seed, camera):
 @given(
     st.lists(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 11)), max_size=6), min_size=1, max_size=4)
 )
+@hypothesis_settings(deadline=None)
 def test_boxes_against_brute_force(frames):
     masks = np.zeros((len(frames), 9, 12), bool)
     for t, points in enumerate(frames):
@@ -197,7 +198,10 @@ def test_camera_paths(kind):
 @given(st.sampled_from(NAMES), st.sampled_from(SPLITS), st.integers(0, 5), st.sampled_from([0.05, 0.15, 0.5]))
 @hypothesis_settings(max_examples=20, deadline=None)
 def test_catalogues_are_balanced_and_grow_from_the_front(name, split, seed, scale):
-    small, full = puppets.catalogue(name, split, seed=seed, scale=scale), puppets.catalogue(name, split, seed=seed)
+    small, full = (
+        puppets.catalogue(name, split, seed=seed, scale=scale),
+        puppets.catalogue(name, split, seed=seed),
+    )
     assert small == full[: len(small)] and len({e["path"] for e in full}) == len(full)
     for entries in (small, full):
         counts = Counter(e["label"] for e in entries)
@@ -387,7 +391,10 @@ def test_mending_with_another_encoder_makes_the_whole_set_anew(tmp_path, monkeyp
     assert all(puppets._intact(folder / e["path"], e) for e in new["files"])
 
 
-MAKE = "import sys; from mvnb import puppets; print(puppets.make('puppets-h', sys.argv[1], scale=.2, workers=int(sys.argv[2]), progress=False))"
+MAKE = (
+    "import sys; from mvnb import puppets; "
+    "print(puppets.make('puppets-h', sys.argv[1], scale=.2, workers=int(sys.argv[2]), progress=False))"
+)
 
 
 def test_a_killed_making_leaves_nothing_half_written(tmp_path):
