@@ -16,11 +16,13 @@ import tempfile
 import threading
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
+from fastcore.basics import patch
 from filelock import FileLock
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
@@ -38,78 +40,93 @@ def sample_rng(
 ) -> np.random.Generator:  # a fresh generator
     "The generator for one draw about one sample: a function of its arguments and of nothing else."
     name = f"{int(seed)}/{int(epoch)}/{int(index)}/{stream}".encode()
-    return np.random.Generator(
-        np.random.PCG64(int.from_bytes(hashlib.blake2b(name, digest_size=16).digest(), "little"))
-    )
+    digest = hashlib.blake2b(name, digest_size=16).digest()
+    return np.random.Generator(np.random.PCG64(int.from_bytes(digest, "little")))
 
 # %% ../nbs/clips/04_clips.ipynb #da646fdd
+def _evenly(last, count):
+    "`count` whole numbers from 0 to `last`, evenly spaced; the middle for a single one."
+    places = np.linspace(0, last, count) if count > 1 else [last / 2]
+    return np.rint(places).astype(np.int64)
+
+
 def _starts(room, mode, count, stride, rng):
+    "First frames of clips, from 0 to `room`."
     if mode == "random":
         if rng is None:
-            raise ValueError("mode 'random' draws: pass rng, for instance sample_rng(seed, epoch, index)")
+            raise ValueError("mode 'random' needs rng, for instance sample_rng(seed, epoch, index)")
         return rng.integers(0, room + 1, size=count)
     if mode == "uniform":
-        return np.rint(np.linspace(0, room, count) if count > 1 else [room / 2]).astype(np.int64)
+        return _evenly(room, count)
     if mode != "dense":
         raise ValueError(f"mode {mode!r} is not known: use random, uniform or dense")
     every = np.arange(0, room + 1, stride)
-    if count is None:
-        return every
-    return every[
-        np.rint(np.linspace(0, len(every) - 1, count) if count > 1 else [(len(every) - 1) / 2]).astype(
-            np.int64
-        )
-    ]
+    return every if count is None else every[_evenly(len(every) - 1, count)]
 
 # %% ../nbs/clips/04_clips.ipynb #d8d30b0c
+def _all_positive(**numbers):
+    "Raise ValueError for a number below 1."
+    if min(numbers.values()) < 1:
+        given = ", ".join(f"{name} {number}" for name, number in numbers.items())
+        raise ValueError(f"{given}: each must be 1 or more")
+
+# %% ../nbs/clips/04_clips.ipynb #bd4439e0
 def temporal_indices(
     num_frames: int,  # frames in the video, at least 1
     length: int,  # frames in a clip
     stride: int,  # step between the frames of a clip
     mode: str = "random",  # "random", "uniform" or "dense"
-    count: int | None = 1,  # clips; None with "dense": every one
+    count: int | None = 1,  # clips; None, with mode "dense": all of them
     rng: np.random.Generator | None = None,  # for mode "random", see `sample_rng`
 ) -> np.ndarray:  # int64 [count,length], each in [0, num_frames)
-    "Frame numbers of clips; a video shorter than a clip is looped. Raises ValueError on sizes below 1 or an unknown mode."
-    if (
-        min(num_frames, length, stride) < 1
-        or (count is None and mode != "dense")
-        or (count is not None and count < 1)
-    ):
-        raise ValueError(
-            f"num_frames {num_frames}, length {length}, stride {stride}, count {count}: each must be 1 or more"
-        )
-    span = (length - 1) * stride + 1
-    room = num_frames - span if num_frames >= span else (num_frames - 1 if mode == "random" else 0)
+    "Frame numbers of clips, looped in a short video. Raises ValueError for sizes below 1 or an unknown mode."
+    _all_positive(num_frames=num_frames, length=length, stride=stride)
+    if count is None and mode != "dense":
+        raise ValueError(f"count None takes every clip: it needs mode 'dense', not {mode!r}")
+    if count is not None and count < 1:
+        raise ValueError(f"count {count}: at least one clip")
+    room = num_frames - ((length - 1) * stride + 1)  # the last start of a clip that fits
+    if room < 0:
+        room = num_frames - 1 if mode == "random" else 0
     starts = np.asarray(_starts(room, mode, count, stride, rng))
     return (starts[:, None] + np.arange(length) * stride) % num_frames
 
-# %% ../nbs/clips/04_clips.ipynb #25f5624f
+# %% ../nbs/clips/04_clips.ipynb #f5bf63b3
 def still_indices(
     num_frames: int,  # frames in the video, at least 1
     length: int = 16,  # frames in a clip
-    frames: int = 4,  # different ones among them, a divisor of length
+    frames: int = 4,  # different frames among them, a divisor of length
     count: int = 1,  # clips
     rng: np.random.Generator | None = None,  # draws the frames; None: evenly spaced
-) -> np.ndarray:  # int64 [count,length], each in the first third
-    "Frame numbers of almost still clips, each repeated: from a third of the video (MAC, 4.4), here the first. Raises ValueError on sizes that do not fit."
-    if min(num_frames, length, frames, count) < 1 or length % frames:
-        raise ValueError(
-            f"num_frames {num_frames}, length {length}, frames {frames}, count {count}: each is 1 or more, and length a multiple of frames"
-        )
+) -> np.ndarray:  # int64 [count,length], each in the first third of the video
+    "Frame numbers of almost still clips (MAC, 4.4). Raises ValueError unless `frames` divides `length`."
+    _all_positive(num_frames=num_frames, length=length, frames=frames, count=count)
+    if length % frames:
+        raise ValueError(f"length {length} is not a multiple of frames {frames}")
     third = max(1, num_frames // 3)
-    inside = (np.arange(count)[:, None] + 0.5) / count if rng is None else rng.random((count, frames))
-    return ((np.arange(frames) + inside) * third / frames).astype(np.int64).repeat(length // frames, axis=1)
+    if rng is None:
+        inside = (np.arange(count)[:, None] + 0.5) / count
+    else:
+        inside = rng.random((count, frames))
+    chosen = ((np.arange(frames) + inside) * third / frames).astype(np.int64)
+    return chosen.repeat(length // frames, axis=1)
 
 # %% ../nbs/clips/04_clips.ipynb #2fd07dcd
+def _middle(height, width, ratio):
+    "The largest box in the middle of a frame whose aspect lies in `ratio`."
+    w = max(1, min(width, round(height * ratio[1])))
+    h = max(1, min(height, round(w / ratio[0])))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+# %% ../nbs/clips/04_clips.ipynb #dd2039ed
 def random_box(
     height: int,  # of the frame, pixels
     width: int,  # of the frame, pixels
     rng: np.random.Generator,  # see `sample_rng`
     scale: tuple = (0.2, 1.0),  # share of the frame's area
     ratio: tuple = (3 / 4, 4 / 3),  # width / height
-) -> tuple[int, int, int, int]:  # top, left, height, width
-    "A random-resized crop: area uniform in `scale`, log aspect uniform in `ratio`; ten tries, then the middle of the frame."
+) -> tuple[int, int, int, int]:  # top, left, height, width, pixels
+    "A random-resized crop: area and log aspect are uniform. After ten boxes that do not fit, the middle."
     area = rng.uniform(*scale, size=10) * height * width
     aspect = np.exp(rng.uniform(np.log(ratio[0]), np.log(ratio[1]), size=10))
     place = rng.random(2)
@@ -120,151 +137,141 @@ def random_box(
     h, w = int(h[fits.argmax()]), int(w[fits.argmax()])
     return int(place[0] * (height - h + 1)), int(place[1] * (width - w + 1)), h, w
 
-
-def _middle(height, width, ratio):
-    w = max(1, min(width, round(height * ratio[1])))
-    h = max(1, min(height, round(w / ratio[0])))
-    return (height - h) // 2, (width - w) // 2, h, w
-
 # %% ../nbs/clips/04_clips.ipynb #7dbc86ef
 def centre_box(
     height: int,  # of the frame, pixels
     width: int,  # of the frame, pixels
     share: float = 1.0,  # side of the square over the frame's short side, in (0, 1]
-) -> tuple[int, int, int, int]:  # top, left, height, width
+) -> tuple[int, int, int, int]:  # top, left, height, width, pixels
     "The centred square of a frame."
     side = max(1, round(min(height, width) * share))
     return (height - side) // 2, (width - side) // 2, side, side
 
 # %% ../nbs/clips/04_clips.ipynb #a246a71e
-class ClipDataset:
-    "Clips of an index of videos: which frames and which crop each sample has in each epoch, and how to read them."
+def _check_strides(stride, mode):
+    "Raise ValueError for a stride that is not a whole number, or for several strides outside mode random."
+    several = isinstance(stride, (tuple, list))
+    strides = stride if several else (stride,)
+    if not strides or not all(isinstance(s, (int, np.integer)) and s > 0 for s in strides):
+        raise ValueError(f"stride is {stride!r}: use a whole number of frames, 1 or more, or a tuple of them")
+    if several and mode != "random":
+        raise ValueError(f"several strides need mode 'random', not {mode!r}")
 
-    def __init__(
-        self,
-        index,  # `datasets.Index`: `.path(i)`, `.labels`, `.hash`
-        length: int = 16,  # frames in a clip
-        stride: int | tuple = 2,  # step between frames; a tuple: one of them, drawn per clip (mode "random")
-        size: int = 112,  # side of the square clip, pixels
-        views: int = 1,  # clips per video
-        mode: str = "random",  # `temporal_indices`' mode
-        scale: tuple = (0.2, 1.0),  # crop area as a share of the frame (train)
-        ratio: tuple = (3 / 4, 4 / 3),  # crop width / height (train)
-        seed: int = 0,  # of all draws about samples
-        cache: str | None = None,  # None, "memory" or "disk": decode every video once
-        motion: bool = False,  # batches carry motion vectors
-        train: bool = True,  # random crops, bad files replaced; else centre crops, bad files reported
-        centre: float = 1.0,  # evaluation: side of the centre crop over the short side
-        cache_size: int | None = None,  # short side of cached frames, pixels; None: 1.3 * size
-        still: int = 0,  # almost still clips of so many different frames, see `still_indices`; 0: ordinary clips
-        same_time: bool = False,  # all views of a video show the same frames (train)
-        boxes=None,  # where people are, see `mvnb.boxes`: batches carry "boxes"
-    ):
-        if len(index) == 0:
-            raise ValueError("the index holds no video: check its split and root with `mvnb data check`")
-        if cache not in (None, "memory", "disk"):
-            raise ValueError(f"cache {cache!r} is not known: use None, 'memory' or 'disk'")
-        if cache and motion:
-            raise ValueError("motion vectors are read from the files: use cache=None with motion=True")
-        if mode not in ("random", "uniform", "dense"):
-            raise ValueError(f"mode {mode!r} is not known: use random, uniform or dense")
-        strides = stride if isinstance(stride, (tuple, list)) else (stride,)
-        if not strides or not all(isinstance(s, (int, np.integer)) and s > 0 for s in strides):
-            raise ValueError(
-                f"stride is {stride!r}: use a whole number of frames, 1 or more, or a tuple of them"
-            )
-        if not isinstance(stride, int) and mode != "random":
-            raise ValueError(f"several strides need mode 'random', not {mode!r}")
-        if still < 0 or still and (length % still or mode == "dense"):
-            raise ValueError(
-                f"still={still}: use a divisor of the length {length}, and mode random or uniform"
-            )
-        if min(length, size, views) < 1:
-            raise ValueError(f"length {length}, size {size}, views {views}: each must be 1 or more")
-        self.index, self.length, self.stride, self.size, self.views, self.mode = (
-            index,
-            length,
-            stride,
-            size,
-            views,
-            mode,
-        )
-        self.scale, self.ratio, self.seed, self.cache, self.motion = (
-            tuple(scale),
-            tuple(ratio),
-            seed,
-            cache,
-            motion,
-        )
-        self.train, self.centre, self.cache_size = train, centre, cache_size or round(1.3 * size)
-        self.still, self.same_time, self.boxes = still, same_time, boxes
-        if boxes is not None:
-            boxes.check(index)
-        self.labels = np.array(index.labels, dtype=np.int64)
-        self.failed: dict[str, str] = {}
+# %% ../nbs/clips/04_clips.ipynb #722a1304
+def _check_options(dataset):
+    "Raise ValueError for options of a ClipDataset that are unknown or do not go together."
+    if len(dataset.index) == 0:
+        raise ValueError("the index holds no video: check its split and root with `mvnb data check`")
+    if dataset.cache not in (None, "memory", "disk"):
+        raise ValueError(f"cache {dataset.cache!r} is not known: use None, 'memory' or 'disk'")
+    if dataset.cache and dataset.motion:
+        raise ValueError("motion vectors are read from the files: use cache=None with motion=True")
+    if dataset.mode not in ("random", "uniform", "dense"):
+        raise ValueError(f"mode {dataset.mode!r} is not known: use random, uniform or dense")
+    _check_strides(dataset.stride, dataset.mode)
+    still, length = dataset.still, dataset.length
+    if still < 0 or still and (length % still or dataset.mode == "dense"):
+        raise ValueError(f"still={still}: use a divisor of the length {length}, and mode random or uniform")
+    _all_positive(length=length, size=dataset.size, views=dataset.views)
+
+# %% ../nbs/clips/04_clips.ipynb #9ee5097e
+@dataclass(eq=False, repr=False)
+class ClipDataset:
+    "Clips of an index of videos: the frames and the crop of each sample in each epoch. Raises ValueError."
+
+    index: object  # `datasets.Index`: `.path(i)`, `.labels`, `.hash`
+    length: int = 16  # frames in a clip
+    stride: int | tuple = 2  # step between frames; a tuple: one of them, drawn per clip (mode "random")
+    size: int = 112  # side of the square clip, pixels
+    views: int = 1  # clips per video
+    mode: str = "random"  # "random", "uniform" or "dense", see `temporal_indices`
+    scale: tuple = (0.2, 1.0)  # crop area as a share of the frame (train)
+    ratio: tuple = (3 / 4, 4 / 3)  # crop width / height (train)
+    seed: int = 0  # of all draws about samples
+    cache: str | None = None  # None, "memory" or "disk": decode every video once
+    motion: bool = False  # batches carry motion vectors
+    train: bool = True  # random crops, bad files replaced; else centre crops, bad files reported
+    centre: float = 1.0  # evaluation: side of the centre crop over the short side
+    cache_size: int | None = None  # short side of cached frames, pixels; None: 1.3 * size
+    still: int = 0  # different frames of almost still clips, see `still_indices`; 0: ordinary clips
+    same_time: bool = False  # all views of a video show the same frames (train)
+    boxes: object = None  # where people are, see `mvnb.boxes`: batches carry "boxes"
+
+    def __post_init__(self):
+        _check_options(self)
+        self.scale, self.ratio = tuple(self.scale), tuple(self.ratio)
+        self.cache_size = self.cache_size or round(1.3 * self.size)
+        if self.boxes is not None:
+            self.boxes.check(self.index)
+        self.labels = np.array(self.index.labels, dtype=np.int64)
+        self.failed: dict[str, str] = {}  # path -> reason
 
     def __len__(self):
         return len(self.index)
 
-    @property
-    def hash(self) -> str:  # hex
-        "Hash of the videos and of everything that decides what a batch holds."
-        parts = {
-            k: getattr(self, k)
-            for k in (
-                "length",
-                "stride",
-                "size",
-                "views",
-                "mode",
-                "scale",
-                "ratio",
-                "seed",
-                "motion",
-                "train",
-                "centre",
-            )
-        }
-        parts |= {"index": self.index.hash, "cached": self.cache_size if self.cache else None}
-        parts |= {k: getattr(self, k) for k in ("still", "same_time") if getattr(self, k)} | (
-            {"boxes": self.boxes.hash} if self.boxes is not None else {}
-        )
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+# %% ../nbs/clips/04_clips.ipynb #95242089
+@patch
+def __repr__(self: ClipDataset):
+    clips = f"{self.views} × [3,{self.length},{self.size},{self.size}]"
+    step = f"{self.still} still frames" if self.still else f"stride {self.stride}"
+    kind = "train" if self.train else "evaluation"
+    return f"ClipDataset({len(self)} videos, {clips}, {step}, {self.mode}, {kind}, cache {self.cache})"
 
-    def __repr__(self):
-        kind = "train" if self.train else "evaluation"
-        return (
-            f"ClipDataset({len(self)} videos, {self.views} × [3,{self.length},{self.size},{self.size}], "
-            f"{f'{self.still} still frames' if self.still else f'stride {self.stride}'}, {self.mode}, {kind}, cache {self.cache})"
-        )
+
+@patch(as_prop=True)
+def hash(self: ClipDataset) -> str:  # 16 hexadecimal digits
+    "Hash of the videos and of everything that decides what a batch holds."
+    names = [
+        "length",
+        "stride",
+        "size",
+        "views",
+        "mode",
+        "scale",
+        "ratio",
+        "seed",
+        "motion",
+        "train",
+        "centre",
+    ]
+    names += [name for name in ("still", "same_time") if getattr(self, name)]
+    parts = {name: getattr(self, name) for name in names}
+    parts |= {"index": self.index.hash, "cached": self.cache_size if self.cache else None}
+    if self.boxes is not None:
+        parts["boxes"] = self.boxes.hash
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 # %% ../nbs/clips/04_clips.ipynb #9755ee81
-def _times(
-    self,
+@patch
+def times(
+    self: ClipDataset,
     position: int,  # of the video in the index
     epoch: int,  # epoch, from 0
     frames: int,  # frames in the video
 ) -> np.ndarray:  # int64 [views,length]
     "Frame numbers of a sample's views in an epoch; random views are drawn independently."
-    if self.mode != "random":
-        return (
-            still_indices(frames, self.length, self.still, self.views)
-            if self.still
-            else temporal_indices(frames, self.length, self.stride, self.mode, self.views)
-        )
-    out = []
-    for view in range(self.views):
-        rng = sample_rng(self.seed, epoch, position, f"time/{0 if self.same_time else view}")
-        if self.still:
-            out.append(still_indices(frames, self.length, self.still, 1, rng))
-            continue
-        stride = self.stride if isinstance(self.stride, int) else int(rng.choice(self.stride))
-        out.append(temporal_indices(frames, self.length, stride, "random", 1, rng))
-    return np.concatenate(out)
+    if self.mode == "random":
+        return np.concatenate([self._random_times(position, epoch, v, frames) for v in range(self.views)])
+    if self.still:
+        return still_indices(frames, self.length, self.still, self.views)
+    return temporal_indices(frames, self.length, self.stride, self.mode, self.views)
 
+# %% ../nbs/clips/04_clips.ipynb #f9f96876
+@patch
+def _random_times(self: ClipDataset, position, epoch, view, frames):
+    "Frame numbers of one random view, int64 [1,length]."
+    stream = 0 if self.same_time else view
+    rng = sample_rng(self.seed, epoch, position, f"time/{stream}")
+    if self.still:
+        return still_indices(frames, self.length, self.still, 1, rng)
+    several = isinstance(self.stride, (tuple, list))
+    stride = int(rng.choice(self.stride)) if several else self.stride
+    return temporal_indices(frames, self.length, stride, "random", 1, rng)
 
-def _box(
-    self,
+# %% ../nbs/clips/04_clips.ipynb #275fe864
+@patch
+def box(
+    self: ClipDataset,
     position: int,  # of the video in the index
     epoch: int,  # epoch, from 0
     view: int,  # which clip of the video
@@ -274,112 +281,117 @@ def _box(
     "The crop of one view in an epoch."
     if not self.train:
         return centre_box(height, width, self.centre)
-    return random_box(
-        height, width, sample_rng(self.seed, epoch, position, f"crop/{view}"), self.scale, self.ratio
-    )
-
-
-ClipDataset.times, ClipDataset.box = _times, _box
+    rng = sample_rng(self.seed, epoch, position, f"crop/{view}")
+    return random_box(height, width, rng, self.scale, self.ratio)
 
 # %% ../nbs/clips/04_clips.ipynb #19792dc0
-def _read(
-    self,
+@patch
+def read(
+    self: ClipDataset,
     position: int,  # of the video in the index
     epoch: int = 0,  # epoch, from 0
-) -> dict:  # "clip" uint8 [V,C,T,H,W]; with motion "mv" float32 [V,T,2,H/8,W/8], "has_mv" bool [V,T,H/8,W/8]; "boxes" float32 [V,T,P,4]
+) -> dict:  # "clip" uint8 [V,C,T,H,W]; "mv" float32 [V,T,2,H/8,W/8], "has_mv" bool; "boxes" float32 [V,T,P,4]
     "One sample, read from its file. Raises VideoError."
-    path = self.index.path(position)
+    path, cuts = self.index.path(position), {}
     times = self.times(position, epoch, num_frames(path))
-    cuts = {}
 
-    def crop(view, height, width):
+    def crop(view, height, width):  # `read_clip` calls it once it knows the size of the frames
         return cuts.setdefault(view, self.box(position, epoch, view, height, width))
 
     if self.train:
-        groups = [(t, functools.partial(crop, v)) for v, t in enumerate(times)]
+        jobs = [(frames, functools.partial(crop, view)) for view, frames in enumerate(times)]
     else:
-        groups = [(times.reshape(-1), functools.partial(crop, 0))]
-    clips = [read_clip(path, t, (self.size, self.size), crop, self.motion) for t, crop in groups]
-    split = lambda x, axis: torch.stack([part for whole in x for part in whole.split(self.length, axis)])
-    out = {"clip": split([c.rgb for c in clips], 1)}
+        jobs = [(times.reshape(-1), functools.partial(crop, 0))]
+    clips = [read_clip(path, frames, (self.size, self.size), cut, self.motion) for frames, cut in jobs]
+    out = {"clip": _views([clip.rgb for clip in clips], self.length, 1)}
     if self.motion:
-        out |= {"mv": split([c.mv for c in clips], 0), "has_mv": split([c.has_mv for c in clips], 0)}
+        out["mv"] = _views([clip.mv for clip in clips], self.length, 0)
+        out["has_mv"] = _views([clip.has_mv for clip in clips], self.length, 0)
     if self.boxes is not None:
-        out["boxes"] = self._boxes(position, times, [cuts[v if self.train else 0] for v in range(self.views)])
+        used = [cuts[view if self.train else 0] for view in range(self.views)]
+        out["boxes"] = self._boxes(position, times, used)
     return out
 
+# %% ../nbs/clips/04_clips.ipynb #5c2313d2
+def _views(parts, length, axis):
+    "Tensors whose axis holds one clip or several in a row, as one tensor [V,...] of clips."
+    return torch.stack([clip for part in parts for clip in part.split(length, axis)])
 
-def _boxes(
-    self, position, times, cuts
-):  # float32 [V,T,P,4]: in pixels of the clip, rows of zeros where there are fewer than P
+# %% ../nbs/clips/04_clips.ipynb #59c56408
+def _stacked(parts):
+    "Boxes [...,P,4] with different P as one tensor, padded with rows of zeros."
+    most = max(part.shape[-2] for part in parts)
+    return torch.stack([torch.nn.functional.pad(part, (0, 0, 0, most - part.shape[-2])) for part in parts])
+
+
+@patch
+def _boxes(self: ClipDataset, position, times, cuts):
+    "Boxes in pixels of the clips, float32 [V,T,P,4]."
     parts = [self.boxes.clip(self.index, position, t, cut, self.size) for t, cut in zip(times, cuts)]
-    return _stacked([torch.as_tensor(p) for p in parts])
+    return _stacked([torch.as_tensor(part) for part in parts])
 
-
-def _stacked(parts):  # [...,P,4] with different P -> one tensor, padded with zeros
-    most = max(p.shape[-2] for p in parts)
-    return torch.stack([torch.nn.functional.pad(p, (0, 0, 0, most - p.shape[-2])) for p in parts])
-
-
-def _zeros(self):
-    v, t, s = self.views, self.length, self.size
-    out = {"clip": torch.zeros(v, 3, t, s, s, dtype=torch.uint8)}
+# %% ../nbs/clips/04_clips.ipynb #ed4e4c58
+@patch
+def _zeros(self: ClipDataset):
+    "What stands in for a sample that cannot be read."
+    views, length = self.views, self.length
+    cells = -(-self.size // 8)
+    out = {"clip": torch.zeros(views, 3, length, self.size, self.size, dtype=torch.uint8)}
     if self.motion:
-        out |= {
-            "mv": torch.zeros(v, t, 2, -(-s // 8), -(-s // 8)),
-            "has_mv": torch.zeros(v, t, -(-s // 8), -(-s // 8), dtype=torch.bool),
-        }
+        out["mv"] = torch.zeros(views, length, 2, cells, cells)
+        out["has_mv"] = torch.zeros(views, length, cells, cells, dtype=torch.bool)
     if self.boxes is not None:
-        out["boxes"] = torch.zeros(v, t, 0, 4)
+        out["boxes"] = torch.zeros(views, length, 0, 4)
     return out
-
-
-ClipDataset.read, ClipDataset._boxes, ClipDataset._zeros = _read, _boxes, _zeros
 
 # %% ../nbs/clips/04_clips.ipynb #fe9648cf
-class TooManyBadFiles(RuntimeError):
-    "More than one file in a hundred cannot be read."
+@patch
+def _replacement(self: ClipDataset, position, epoch, attempt):
+    "The position tried in place of one that cannot be read."
+    rng = sample_rng(self.seed, epoch, position, f"replacement/{attempt}")
+    return int(rng.integers(len(self)))
 
-
-def _sample(
-    self,
+# %% ../nbs/clips/04_clips.ipynb #6bac9af1
+@patch
+def sample(
+    self: ClipDataset,
     position: int,  # of the video in the index
     epoch: int = 0,  # epoch, from 0
 ) -> dict:  # `read`'s tensors, "index", "ok" and "failed" {path: reason}
-    "One sample; a bad file is replaced by another video (train) or by zeros with ok False (evaluation)."
+    "One sample; another video replaces a bad file in training, zeros with ok False in evaluation."
     failed, tried = {}, position
     for attempt in range(1, 21):
         try:
             return self.read(tried, epoch) | {"index": tried, "ok": True, "failed": failed}
-        except VideoError as e:
-            failed[str(e.path)] = e.reason
+        except VideoError as error:
+            failed[str(error.path)] = error.reason
         if not self.train:
             break
-        tried = int(sample_rng(self.seed, epoch, position, f"replacement/{attempt}").integers(len(self)))
+        tried = self._replacement(position, epoch, attempt)
     return self._zeros() | {"index": position, "ok": False, "failed": failed}
 
+# %% ../nbs/clips/04_clips.ipynb #a1428b67
+class TooManyBadFiles(RuntimeError):
+    "More than one file in a hundred cannot be read."
 
-ClipDataset.sample = _sample
 
-# %% ../nbs/clips/04_clips.ipynb #f2b3e221
-def _record(self, batch, failed):
+@patch
+def _record(self: ClipDataset, batch, failed):
+    "Count the files that failed. Raises TooManyBadFiles while training."
     self.failed.update(failed)
     if self.train and (len(self.failed) > 0.01 * len(self) or not batch["ok"].all()):
-        some = "; ".join(f"{p}: {r}" for p, r in list(self.failed.items())[:5])
+        some = "; ".join(f"{path}: {reason}" for path, reason in list(self.failed.items())[:5])
         raise TooManyBadFiles(
             f"{len(self.failed)} of {len(self)} videos cannot be read, more than 1 %: {some}. "
             "Mend or remove them (`mvnb data check` names them all), then start again"
         )
-
-
-ClipDataset._record = _record
 
 # %% ../nbs/clips/04_clips.ipynb #ed73feea
 def steps_per_epoch(
     dataset,  # anything with a length
     batch_size: int,  # videos per process and step
     world: int = 1,  # processes
-    drop_last: bool = True,  # leave out what fills no whole batch
+    drop_last: bool = True,  # leave out a last batch that is not full
 ) -> int:  # steps
     "Steps in an epoch. Raises ValueError when not even one batch can be filled."
     if batch_size < 1 or world < 1:
@@ -399,37 +411,41 @@ def order(
     epoch: int,  # epoch, from 0
     seed: int = 0,  # of the order
     shuffle: bool = True,  # else in the order of the index
-    drop_last: bool = True,  # leave out what fills no whole batch
+    drop_last: bool = True,  # leave out a last batch that is not full
     rank: int = 0,  # of this process
     world: int = 1,  # processes
 ) -> list[list[int]]:  # this process's positions, step by step
-    "Which samples each step of an epoch holds: one global order cut into global batches, of which each rank takes its slice."
+    "Which samples each step of an epoch holds for one process. Raises ValueError for rank >= world."
     if not 0 <= rank < world:
         raise ValueError(f"rank {rank} is outside 0..{world - 1}")
-    n = len(dataset)
+    n, whole = len(dataset), batch_size * world
     line = sample_rng(seed, epoch, 0, "order").permutation(n) if shuffle else np.arange(n)
-    whole = batch_size * world
-    steps = [
-        line[k * whole : (k + 1) * whole]
-        for k in range(steps_per_epoch(dataset, batch_size, world, drop_last))
-    ]
-    parts = [np.array_split(step, world)[rank].tolist() for step in steps]
-    return [part for part in parts if part]
+    mine = []
+    for step in range(steps_per_epoch(dataset, batch_size, world, drop_last)):
+        together = line[step * whole : (step + 1) * whole]
+        mine.append(np.array_split(together, world)[rank].tolist())
+    return [positions for positions in mine if positions]
 
-# %% ../nbs/clips/04_clips.ipynb #a1428b67
-def _collate(items):
-    batch = {
-        k: default_collate([item[k] for item in items]) for k in ("clip", "mv", "has_mv") if k in items[0]
-    }  # shared memory at once
-    if "boxes" in items[0]:
-        batch["boxes"] = _stacked([item["boxes"] for item in items])
-    batch["index"] = torch.tensor([item["index"] for item in items])
-    batch["ok"] = torch.tensor([item["ok"] for item in items])
-    batch["failed"] = {p: r for item in items for p, r in item["failed"].items()}
+# %% ../nbs/clips/04_clips.ipynb #d4755d5b
+def _collate(samples):
+    "Samples as one batch."
+    batch = {}
+    for key in ("clip", "mv", "has_mv"):
+        if key in samples[0]:
+            batch[key] = default_collate([sample[key] for sample in samples])  # a worker's: in shared memory
+    if "boxes" in samples[0]:
+        batch["boxes"] = _stacked([sample["boxes"] for sample in samples])
+    for key in ("index", "ok"):
+        batch[key] = torch.tensor([sample[key] for sample in samples])
+    batch["failed"] = {}
+    for sample in samples:
+        batch["failed"] |= sample["failed"]
     return batch
 
-
+# %% ../nbs/clips/04_clips.ipynb #c37c3bf6
 class _Samples(torch.utils.data.Dataset):
+    "The samples of one epoch, as torch's DataLoader takes them."
+
     def __init__(self, dataset, epoch):
         self.dataset, self.epoch = dataset, epoch
 
@@ -444,18 +460,14 @@ def _one_thread(_):
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
 
-
+# %% ../nbs/clips/04_clips.ipynb #42ad725a
 def _from_files(dataset, steps, epoch, workers):
-    extra = (
-        {"prefetch_factor": 2, "worker_init_fn": _one_thread, "pin_memory": torch.cuda.is_available()}
-        if workers
-        else {}
-    )
-    return DataLoader(
-        _Samples(dataset, epoch), batch_sampler=steps, collate_fn=_collate, num_workers=workers, **extra
-    )
+    options = dict(batch_sampler=steps, collate_fn=_collate, num_workers=workers)
+    if workers:
+        options |= dict(prefetch_factor=2, worker_init_fn=_one_thread, pin_memory=torch.cuda.is_available())
+    return DataLoader(_Samples(dataset, epoch), **options)
 
-# %% ../nbs/clips/04_clips.ipynb #4789711a
+# %% ../nbs/clips/04_clips.ipynb #c89d770e
 def batches(
     dataset: ClipDataset,  # what to read
     batch_size: int,  # videos per process and step
@@ -463,70 +475,78 @@ def batches(
     *,
     seed: int = 0,  # of the order
     shuffle: bool = True,  # else in the order of the index
-    drop_last: bool = True,  # leave out what fills no whole batch
+    drop_last: bool = True,  # leave out a last batch that is not full
     workers: int = 0,  # loader processes; a cached set needs none
     rank: int = 0,  # of this process
     world: int = 1,  # processes
     start: int = 0,  # first step: those before it are not decoded
 ):  # iterator of dict
-    """Batches of an epoch: "clip" uint8 [B,V,C,T,H,W], "label", "index" int64 [B], "ok" bool [B], "epoch", "step",
-    with motion "mv" float32 [B,V,T,2,H/8,W/8] and "has_mv", with boxes "boxes" float32 [B,V,T,P,4]. Raises TooManyBadFiles when over 1 % of a training set fails."""
+    """Batches of an epoch: "clip" uint8 [B,V,C,T,H,W], "label" and "index" int64 [B], "ok" bool [B].
+
+    Also "epoch" and "step"; with motion "mv" float32 [B,V,T,2,H/8,W/8] and "has_mv" bool [B,V,T,H/8,W/8];
+    with boxes "boxes" float32 [B,V,T,P,4] in pixels. Raises TooManyBadFiles when over 1 % of a training
+    set cannot be read, ValueError for impossible numbers."""
     if start < 0 or workers < 0:
         raise ValueError(f"start {start}, workers {workers}: neither may be negative")
     steps = order(dataset, batch_size, epoch, seed, shuffle, drop_last, rank, world)[start:]
     return _batches(dataset, steps, epoch, workers, start)
 
-
+# %% ../nbs/clips/04_clips.ipynb #a9df0ed8
 def _batches(dataset, steps, epoch, workers, start):
-    source = (
-        _from_cache(dataset, steps, epoch) if dataset.cache else _from_files(dataset, steps, epoch, workers)
-    )
+    if not steps:
+        return
+    if dataset.cache:
+        loaded = _from_cache(dataset, steps, epoch)
+    else:
+        loaded = _from_files(dataset, steps, epoch, workers)
     labels = torch.from_numpy(dataset.labels)
-    for step, batch in enumerate(source if steps else (), start):
+    for step, batch in enumerate(loaded, start):
         dataset._record(batch, batch.pop("failed"))
         yield batch | {"label": labels[batch["index"]], "epoch": epoch, "step": step}
 
-# %% ../nbs/clips/04_clips.ipynb #4ed99c94
+# %% ../nbs/clips/04_clips.ipynb #e8c2d46e
 class _Decoded:
-    "Decoded videos: `frames[i]` uint8 [T,h,w,C] or None, `native[i]` (height, width) of the file, `failed` {position: reason}."
+    "Decoded videos: frames uint8 [T,h,w,C] or None, native size of files, {position: reason} of failures."
 
     def __init__(self, frames, native, failed):
-        self.frames, self.native, self.failed = frames, native, failed
+        self.frames = frames
+        self.native = native  # (height, width)
+        self.failed = failed
 
     @property
     def nbytes(self):
-        return sum(f.nbytes for f in self.frames if f is not None)
+        return sum(frames.nbytes for frames in self.frames if frames is not None)
 
-
+# %% ../nbs/clips/04_clips.ipynb #cbee4021
 def _decode(path, short):
+    "Frames and native size of a video; None and the reason where it cannot be read."
     try:
         native = tuple(read_clip(path, [0]).rgb.shape[2:])
         rgb = read_video(path, size=min(short, *native)).rgb
         return np.ascontiguousarray(rgb.permute(1, 2, 3, 0).numpy()), native
-    except VideoError as e:
-        return None, e.reason
+    except VideoError as error:
+        return None, error.reason
 
-
+# %% ../nbs/clips/04_clips.ipynb #bfa88cc6
 def _decode_all(index, short):
     "Decoded videos in order; a few ahead in threads."
     n, cores = len(index), max(1, settings.workers())
-    with (
-        ThreadPoolExecutor(cores) as pool,
-        tqdm(
-            total=n, desc=f"decoding at {short} px", unit="video", mininterval=0.5, delay=2, leave=False
-        ) as bar,
-    ):
-        for k in range(0, n, 8 * cores):
-            for out in pool.map(lambda i: _decode(index.path(i), short), range(k, min(n, k + 8 * cores))):
-                bar.update()
-                yield out
+    bar = tqdm(total=n, desc=f"decoding at {short} px", unit="video", mininterval=0.5, delay=2, leave=False)
 
-# %% ../nbs/clips/04_clips.ipynb #da3e1f38
+    def decode(i):
+        return _decode(index.path(i), short)
+
+    with ThreadPoolExecutor(cores) as pool, bar:
+        for first in range(0, n, 8 * cores):
+            for decoded in pool.map(decode, range(first, min(n, first + 8 * cores))):
+                bar.update()
+                yield decoded
+
+# %% ../nbs/clips/04_clips.ipynb #4ed99c94
 def _stamp(index, short):
-    "Hash over the manifest and every file's size and time: a changed, added or removed file changes it."
-    digest = hashlib.sha256(
-        f"{index.hash}/{short}/{Path(index.root).resolve()}".encode("utf-8", "surrogateescape")
-    )
+    "Hash over the index and the size and time of every file: changed, added and removed files change it."
+    where = f"{index.hash}/{short}/{Path(index.root).resolve()}"
+    digest = hashlib.sha256(where.encode("utf-8", "surrogateescape"))
     for i in range(len(index)):
         try:
             stat = os.stat(index.path(i))
@@ -535,69 +555,89 @@ def _stamp(index, short):
             digest.update(b"-;")
     return digest.hexdigest()
 
-
-_held: OrderedDict = OrderedDict()  # stamp -> _Decoded
+# %% ../nbs/clips/04_clips.ipynb #da3e1f38
+_held: OrderedDict = OrderedDict()  # stamp -> _Decoded, the one used last at the end
 _held_lock, _HELD_BYTES = threading.Lock(), 2 << 30
 
 
+def _decode_to_memory(index, short):
+    frames, native = [], []
+    failed = {}
+    for i, (decoded, about) in enumerate(_decode_all(index, short)):
+        frames.append(decoded)
+        native.append(about)
+        if decoded is None:
+            failed[i] = about
+    return _Decoded(frames, native, failed)
+
+# %% ../nbs/clips/04_clips.ipynb #1d05c3ab
 def _in_memory(index, short):
+    "The decoded set, held in memory; the sets not used for longest make room for it."
     with _held_lock:
         stamp = _stamp(index, short)
         if stamp not in _held:
-            out = list(_decode_all(index, short))
-            failed = {i: why for i, (f, why) in enumerate(out) if f is None}
-            _held[stamp] = _Decoded([f for f, _ in out], [w for _, w in out], failed)
+            _held[stamp] = _decode_to_memory(index, short)
         _held.move_to_end(stamp)
-        while len(_held) > 1 and sum(d.nbytes for d in _held.values()) > _HELD_BYTES:
+        while len(_held) > 1 and sum(held.nbytes for held in _held.values()) > _HELD_BYTES:
             _held.popitem(last=False)
         return _held[stamp]
 
-# %% ../nbs/clips/04_clips.ipynb #1d05c3ab
+# %% ../nbs/clips/04_clips.ipynb #9a1bc9fe
 _FORMAT = 1
 
 
 def _write(index, short, stamp, folder):
-    shapes, about, failed = [], [], {}
+    "Decode a set into a folder: frames.bin, one video after the other, and index.json, which says where."
+    shapes, native = [], []
+    failed = {}
     with open(folder / "frames.bin", "wb") as file:
-        for i, (frames, why) in enumerate(_decode_all(index, short)):
+        for i, (frames, about) in enumerate(_decode_all(index, short)):
             if frames is None:
-                failed[i] = why
+                failed[i], about = about, None
             else:
                 frames.tofile(file)
             shapes.append(None if frames is None else frames.shape)
-            about.append(None if frames is None else why)
-    meta = {"format": _FORMAT, "stamp": stamp, "shapes": shapes, "native": about, "failed": failed}
+            native.append(about)
+    meta = {"format": _FORMAT, "stamp": stamp, "shapes": shapes, "native": native, "failed": failed}
     (folder / "index.json").write_text(json.dumps(meta))
 
-
-def _open(folder, stamp):
-    "The stored set, or None when it is absent, stale or damaged."
-    file = folder / "frames.bin"
+# %% ../nbs/clips/04_clips.ipynb #44a2873b
+def _meta(folder, stamp):
+    "index.json of a stored set, or None when it is absent, stale or damaged."
     try:
-        meta, size = json.loads((folder / "index.json").read_text()), file.stat().st_size
+        meta = json.loads((folder / "index.json").read_text())
     except (OSError, ValueError):
         return None
     if not isinstance(meta, dict) or (meta.get("format"), meta.get("stamp")) != (_FORMAT, stamp):
         return None
-    sizes = [int(np.prod(s)) if s else 0 for s in meta["shapes"]]
-    if size != sum(sizes):
-        return None
-    flat = np.memmap(file, np.uint8, "r") if size else np.empty(0, np.uint8)
-    ends = np.cumsum(sizes)
-    frames = [flat[e - n : e].reshape(s) if s else None for e, n, s in zip(ends, sizes, meta["shapes"])]
-    return _Decoded(
-        frames,
-        [tuple(w) if w else None for w in meta["native"]],
-        {int(i): why for i, why in meta["failed"].items()},
-    )
+    return meta
 
-# %% ../nbs/clips/04_clips.ipynb #9a1bc9fe
+# %% ../nbs/clips/04_clips.ipynb #da90f9d1
+def _open(folder, stamp):
+    "The stored set, or None when it is absent, stale or damaged."
+    file, meta = folder / "frames.bin", _meta(folder, stamp)
+    if meta is None or not file.is_file():
+        return None
+    sizes = [int(np.prod(shape)) if shape else 0 for shape in meta["shapes"]]
+    if file.stat().st_size != sum(sizes):
+        return None
+    flat = np.memmap(file, np.uint8, "r") if sum(sizes) else np.empty(0, np.uint8)
+    frames, start = [], 0
+    for size, shape in zip(sizes, meta["shapes"]):
+        frames.append(flat[start : start + size].reshape(shape) if shape else None)
+        start += size
+    native = [tuple(pair) if pair else None for pair in meta["native"]]
+    return _Decoded(frames, native, {int(i): reason for i, reason in meta["failed"].items()})
+
+# %% ../nbs/clips/04_clips.ipynb #6c36efe7
 def _on_disk(index, short):
+    "The decoded set, opened from the cache's folder or written there, by one process at a time."
     stamp, parent = _stamp(index, short), settings.cache() / "clips"
     parent.mkdir(parents=True, exist_ok=True)
     folder = parent / f"{index.hash[:16]}-{short}"
     with FileLock(str(folder) + ".lock"):
-        if (found := _open(folder, stamp)) is not None:
+        found = _open(folder, stamp)
+        if found is not None:
             return found
         fresh = Path(tempfile.mkdtemp(prefix=folder.name + ".", dir=parent))
         try:
@@ -606,25 +646,26 @@ def _on_disk(index, short):
             os.replace(fresh, folder)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
-        if (found := _open(folder, stamp)) is None:
+        found = _open(folder, stamp)
+        if found is None:
             raise OSError(f"{folder} could not be written and read back: is the disk full?")
         return found
 
-# %% ../nbs/clips/04_clips.ipynb #6c36efe7
-def _decoded(self) -> _Decoded:  # the whole set, decoded once
-    "The cached videos of this data set, decoded on first use and shared by data sets of the same files and size."
+# %% ../nbs/clips/04_clips.ipynb #801091e5
+@patch
+def decoded(self: ClipDataset) -> _Decoded:  # the whole set, decoded once
+    "The cached videos, decoded on first use and shared by data sets of the same files and size."
     if self.__dict__.get("_store") is None:
-        self._store = (_in_memory if self.cache == "memory" else _on_disk)(self.index, self.cache_size)
+        open_cache = _in_memory if self.cache == "memory" else _on_disk
+        self._store = open_cache(self.index, self.cache_size)
     return self._store
 
 
-def _getstate(self):
-    return {k: v for k, v in self.__dict__.items() if k != "_store"}
+@patch
+def __getstate__(self: ClipDataset):  # decoded videos do not travel between processes
+    return {key: value for key, value in self.__dict__.items() if key != "_store"}
 
-
-ClipDataset.decoded, ClipDataset.__getstate__ = _decoded, _getstate
-
-# %% ../nbs/clips/04_clips.ipynb #801091e5
+# %% ../nbs/clips/04_clips.ipynb #57c866ee
 def _cut(
     frames,  # T arrays uint8 [h,w,C]
     box,  # top, left, height, width in pixels of these frames; need not be whole
@@ -635,30 +676,26 @@ def _cut(
     top, left, height, width = box
     y, x = height / size, width / size
     inverse = np.array([[x, 0, left + (x - 1) / 2], [0, y, top + (y - 1) / 2]])
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    options = dict(flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE)
     for t, frame in enumerate(frames):
-        out[:, t] = cv2.warpAffine(
-            frame, inverse, (size, size), flags=flags, borderMode=cv2.BORDER_REPLICATE
-        ).transpose(2, 0, 1)
+        out[:, t] = cv2.warpAffine(frame, inverse, (size, size), **options).transpose(2, 0, 1)
 
-
-def _read_cached(self, position, epoch, out):
+# %% ../nbs/clips/04_clips.ipynb #9670631c
+@patch
+def _read_cached(self: ClipDataset, position, epoch, out):
+    "Write the views of one sample into `out` [V,C,T,H,W]; returns their boxes, if any."
     frames, (height, width) = self.decoded().frames[position], self.decoded().native[position]
     shrink = np.array([frames.shape[1] / height, frames.shape[2] / width] * 2)
-    times, cuts = (
-        self.times(position, epoch, len(frames)),
-        [self.box(position, epoch, view, height, width) for view in range(self.views)],
-    )
+    times = self.times(position, epoch, len(frames))
+    cuts = [self.box(position, epoch, view, height, width) for view in range(self.views)]
     for clip, at, cut in zip(out, times, cuts):
         _cut([frames[t] for t in at], shrink * cut, self.size, clip)
     return self._boxes(position, times, cuts) if self.boxes is not None else None
 
-
-ClipDataset._read_cached = _read_cached
-
-# %% ../nbs/clips/04_clips.ipynb #57c866ee
-def _readable(self, position, epoch):
-    "Position to show for a position (the same as `sample` would take), whether there is one, and what failed."
+# %% ../nbs/clips/04_clips.ipynb #e91e82f4
+@patch
+def _readable(self: ClipDataset, position, epoch):
+    "The position to show for a position, whether it can be read, and what failed."
     failed, tried = {}, position
     for attempt in range(1, 21):
         if tried not in self.decoded().failed:
@@ -666,25 +703,24 @@ def _readable(self, position, epoch):
         failed[str(self.index.path(tried))] = self.decoded().failed[tried]
         if not self.train:
             break
-        tried = int(sample_rng(self.seed, epoch, position, f"replacement/{attempt}").integers(len(self)))
+        tried = self._replacement(position, epoch, attempt)
     return position, False, failed
 
-
-ClipDataset._readable = _readable
-
-
+# %% ../nbs/clips/04_clips.ipynb #84ed82d1
 def _from_cache(dataset, steps, epoch):
+    "Batches like those of `_from_files`."
+    shape = (dataset.views, 3, dataset.length, dataset.size, dataset.size)
     for positions in steps:
-        found = [dataset._readable(p, epoch) for p in positions]
-        clip = np.zeros((len(found), dataset.views, 3, dataset.length, dataset.size, dataset.size), np.uint8)
-        boxes = [
-            dataset._read_cached(position, epoch, row) if ok else dataset._zeros().get("boxes")
-            for row, (position, ok, _) in zip(clip, found)
-        ]
-        extra = {"boxes": _stacked(boxes)} if dataset.boxes is not None else {}
-        yield extra | {
-            "clip": torch.from_numpy(clip),
-            "index": torch.tensor([p for p, _, _ in found]),
-            "ok": torch.tensor([ok for _, ok, _ in found]),
-            "failed": {k: v for _, _, f in found for k, v in f.items()},
-        }
+        clip, boxes = np.zeros((len(positions), *shape), np.uint8), []
+        batch = {"index": [], "ok": [], "failed": {}}
+        for row, wanted in zip(clip, positions):
+            position, ok, failed = dataset._readable(wanted, epoch)
+            read = dataset._read_cached(position, epoch, row) if ok else dataset._zeros().get("boxes")
+            boxes.append(read)
+            batch["index"].append(position)
+            batch["ok"].append(ok)
+            batch["failed"] |= failed
+        batch |= {key: torch.tensor(batch[key]) for key in ("index", "ok")}
+        if dataset.boxes is not None:
+            batch["boxes"] = _stacked(boxes)
+        yield batch | {"clip": torch.from_numpy(clip)}

@@ -141,6 +141,7 @@ def test_the_mask_is_where_the_scene_does_not_show(seed, camera):
 @given(
     st.lists(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 11)), max_size=6), min_size=1, max_size=4)
 )
+@hypothesis_settings(deadline=None)
 def test_boxes_against_brute_force(frames):
     masks = np.zeros((len(frames), 9, 12), bool)
     for t, points in enumerate(frames):
@@ -191,13 +192,16 @@ def test_camera_paths(kind):
     )
 
 
-# ---- the plan
+# ---- the catalogue
 
 
 @given(st.sampled_from(NAMES), st.sampled_from(SPLITS), st.integers(0, 5), st.sampled_from([0.05, 0.15, 0.5]))
 @hypothesis_settings(max_examples=20, deadline=None)
-def test_plans_are_balanced_and_grow_from_the_front(name, split, seed, scale):
-    small, full = puppets.plan(name, split, seed=seed, scale=scale), puppets.plan(name, split, seed=seed)
+def test_catalogues_are_balanced_and_grow_from_the_front(name, split, seed, scale):
+    small, full = (
+        puppets.catalogue(name, split, seed=seed, scale=scale),
+        puppets.catalogue(name, split, seed=seed),
+    )
     assert small == full[: len(small)] and len({e["path"] for e in full}) == len(full)
     for entries in (small, full):
         counts = Counter(e["label"] for e in entries)
@@ -216,7 +220,7 @@ def test_bias(name):
             [
                 e["scene"] in puppets.scenes(name, e["label"])
                 for s in range(8)
-                for e in puppets.plan(name, split, seed=s, **kw)
+                for e in puppets.catalogue(name, split, seed=s, **kw)
             ]
         ),
     )
@@ -229,17 +233,17 @@ def test_bias(name):
 def test_unbiased_scenes_are_independent_of_the_class():
     "Each class meets each pool equally often when the deck is dealt out."
     table = np.zeros((8, 8), int)
-    for e in puppets.plan("puppets-u", "train", rho=None):
+    for e in puppets.catalogue("puppets-u", "train", rho=None):
         table[e["label"], e["scene"] // puppets.POOL] += 1
     assert (table == 5).all()
 
 
 def test_camera_share():
-    kinds = Counter(e["camera"] for s in range(4) for e in puppets.plan("puppets-k", "train", seed=s))
+    kinds = Counter(e["camera"] for s in range(4) for e in puppets.catalogue("puppets-k", "train", seed=s))
     assert abs(1 - kinds["still"] / sum(kinds.values()) - 0.25) < 0.03 and all(
         kinds[k] > 80 for k in CAMERAS[1:]
     )
-    assert {e["camera"] for e in puppets.plan("puppets-u", "train", camera=0)} == {"still"}
+    assert {e["camera"] for e in puppets.catalogue("puppets-u", "train", camera=0)} == {"still"}
 
 
 @pytest.mark.parametrize(
@@ -253,9 +257,9 @@ def test_camera_share():
         (dict(camera=-1), "camera"),
     ],
 )
-def test_bad_plans_are_refused(bad, message):
+def test_bad_catalogues_are_refused(bad, message):
     with pytest.raises(ValueError, match=message):
-        puppets.plan(**(dict(name="puppets-u", split="train") | bad))
+        puppets.catalogue(**(dict(name="puppets-u", split="train") | bad))
 
 
 # ---- on disk
@@ -302,7 +306,7 @@ def test_encoding_again_gives_the_same_bytes(tmp_path):
     jobs = [
         (str(tmp_path / str(i)), "puppets-u", e)
         for i in range(2)
-        for e in puppets.plan("puppets-u", "train", scale=0.2)
+        for e in puppets.catalogue("puppets-u", "train", scale=0.2)
     ]
     with ThreadPoolExecutor(4) as pool:
         made = list(pool.map(puppets._make_one, jobs))
@@ -313,7 +317,7 @@ def test_index_lists_the_split(small):
     root, folder = small
     listed = puppets.index("puppets-u", "test-biased", root, scale=SCALE, progress=False)
     assert [p for p, _, _ in listed] == [
-        e["path"] for e in puppets.plan("puppets-u", "test-biased", scale=SCALE)
+        e["path"] for e in puppets.catalogue("puppets-u", "test-biased", scale=SCALE)
     ]
     assert all((folder / p).is_file() and CLASSES["puppets-u"][label] in p for p, label, _ in listed)
     with pytest.raises(ValueError, match="no puppet split"):
@@ -387,7 +391,10 @@ def test_mending_with_another_encoder_makes_the_whole_set_anew(tmp_path, monkeyp
     assert all(puppets._intact(folder / e["path"], e) for e in new["files"])
 
 
-MAKE = "import sys; from mvnb import puppets; print(puppets.make('puppets-h', sys.argv[1], scale=.2, workers=int(sys.argv[2]), progress=False))"
+MAKE = (
+    "import sys; from mvnb import puppets; "
+    "print(puppets.make('puppets-h', sys.argv[1], scale=.2, workers=int(sys.argv[2]), progress=False))"
+)
 
 
 def test_a_killed_making_leaves_nothing_half_written(tmp_path):
