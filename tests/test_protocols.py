@@ -15,7 +15,6 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parent))
 from train_toys import Evaluated  # noqa: E402
 
-from mvnb import protocols as P  # noqa: E402
 from mvnb.augment import Photometric, normalize, to_float  # noqa: E402
 from mvnb.protocols import (
     Classifier,
