@@ -15,7 +15,6 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parent))
 from train_toys import Evaluated  # noqa: E402
 
-from mvnb import protocols as P  # noqa: E402
 from mvnb.augment import Photometric, normalize, to_float  # noqa: E402
 from mvnb.protocols import (
     Classifier,
@@ -62,7 +61,7 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-# ---- retrieval ------------------------------------------------------------------------------------------------------
+# ---- retrieval ----------------------------------------------------------------------------------
 def brute_force(query, query_labels, gallery, gallery_labels, ks):
     query, gallery = query - query.mean(0), gallery - gallery.mean(0)
     hits = {k: 0 for k in ks}
@@ -165,7 +164,7 @@ def test_retrieval_leaves_one_line_per_query_from_which_every_recall_follows(tmp
         )
 
 
-# ---- extraction -----------------------------------------------------------------------------------------------------
+# ---- extraction ---------------------------------------------------------------------------------
 @pytest.mark.parametrize("batch_size", [1, 4, 50])
 def test_ten_clips_are_averaged_as_by_hand(batch_size):
     data, model = Evaluated(7, views=10), Classifier(Net(), 3)
@@ -208,7 +207,7 @@ def test_bf16_changes_little():
     torch.testing.assert_close(a, b, rtol=0.03, atol=0.01)
 
 
-# ---- accuracy -------------------------------------------------------------------------------------------------------
+# ---- accuracy -----------------------------------------------------------------------------------
 @hypothesis_settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 30), st.integers(1, 9), st.integers(1, 4))
 def test_rank_equals_sorting(seed, n, classes, levels):
@@ -265,7 +264,7 @@ def test_accuracy_by_hand_with_unreadable_videos(tmp_path):
     assert [p.name for p in (tmp_path / "p").iterdir()] == ["t.csv"]
 
 
-# ---- classifier -----------------------------------------------------------------------------------------------------
+# ---- classifier ---------------------------------------------------------------------------------
 def batch_of(data, n=6):
     return next(data.batches(n, 0, shuffle=False))
 
@@ -348,7 +347,7 @@ def test_a_frozen_forward_keeps_no_graph():
     assert [n for n, p in model.named_parameters() if p.grad is not None] == ["head.weight", "head.bias"]
 
 
-# ---- cached linear probe ---------------------------------------------------------------------------------------------
+# ---- cached linear probe ------------------------------------------------------------------------
 @pytest.mark.parametrize("classes", [2, 3])
 def test_cached_probe_equals_logistic_regression(tmp_path, classes):
     net, train, test = (
@@ -414,7 +413,7 @@ def test_impossible_protocols_are_refused(bad):
         Protocol(**bad)
 
 
-# ---- puppets and real video -------------------------------------------------------------------------------------------
+# ---- puppets and real video ---------------------------------------------------------------------
 def test_puppets_by_all_protocols(tmp_path, puppets_root):
     from mvnb import datasets, models
 

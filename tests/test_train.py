@@ -17,11 +17,10 @@ from hypothesis import given, settings as hypothesis_settings, strategies as st
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent))
-from train_toys import Task, Toy  # noqa: E402
+from train_toys import InParts, Method, Toy  # noqa: E402
 
 from mvnb import train as T  # noqa: E402
 from mvnb.train import (
-    Fit,
     NonFiniteLoss,
     ResumeError,
     Schedule,
@@ -35,9 +34,9 @@ HERE = Path(__file__).parent
 SHORT = Schedule(epochs=3, batch_size=4, lr=0.05)
 
 
-def run(folder, schedule=SHORT, task=None, data=None, **kw):
-    task = task or Task()
-    return task, fit(task, data or Toy(), schedule, folder=folder, device="cpu", progress=False, **kw)
+def run(folder, schedule=SHORT, method=None, data=None, **kw):
+    method = method or Method()
+    return method, fit(method, data or Toy(), schedule, folder=folder, device="cpu", progress=False, **kw)
 
 
 def same(a, b):
@@ -54,7 +53,7 @@ class Stopped(Exception):
     pass
 
 
-class StopsAt(Task):
+class StopsAt(Method):
     "Raises at the start of a step: an interruption without a last word."
 
     def __init__(self, at, **kw):
@@ -66,10 +65,10 @@ class StopsAt(Task):
             raise Stopped
 
 
-StopsAt.__name__ = "Task"
+StopsAt.__name__ = "Method"
 
 
-# ---- learning rate -------------------------------------------------------------------------------------------------
+# ---- learning rate ------------------------------------------------------------------------------
 def test_cosine_by_hand():
     s = Schedule(epochs=2, batch_size=1, lr=0.4)
     expected = [0.2 * (1 + math.cos(math.pi * i / 8)) for i in range(8)]
@@ -140,7 +139,7 @@ def test_impossible_schedules_are_refused(bad):
         Schedule(**{"epochs": 1, "batch_size": 1, **bad})
 
 
-# ---- optimizer ------------------------------------------------------------------------------------------------------
+# ---- optimizer ----------------------------------------------------------------------------------
 def test_a_step_of_sgd_by_hand(tmp_path):
     class Line(nn.Module):
         def __init__(self):
@@ -150,9 +149,9 @@ def test_a_step_of_sgd_by_hand(tmp_path):
         def forward(self, batch):
             return {"loss": (self.w * batch["label"].float()).mean()}
 
-    task, data = Line(), Toy(8)
+    method, data = Line(), Toy(8)
     done = fit(
-        task,
+        method,
         data,
         Schedule(epochs=2, batch_size=4, lr=0.1, momentum=0.5, weight_decay=0.01),
         folder=tmp_path,
@@ -165,7 +164,7 @@ def test_a_step_of_sgd_by_hand(tmp_path):
         losses.append(w * gradient)
         velocity = 0.5 * velocity + gradient + 0.01 * w
         w -= 0.05 * (1 + math.cos(math.pi * step / 4)) * velocity
-    assert task.w.item() == pytest.approx(w, rel=1e-5)
+    assert method.w.item() == pytest.approx(w, rel=1e-5)
     assert done.losses == pytest.approx(losses, rel=1e-5)
 
 
@@ -184,19 +183,19 @@ def test_norms_and_biases_can_be_spared_the_decay():
 
 
 def test_accumulated_gradients_equal_those_of_the_large_batch(tmp_path):
-    tasks = [Task(dropout=0), Task(dropout=0)]
-    a = run(tmp_path / "a", Schedule(epochs=2, batch_size=16, lr=0.1, clip_grad=0.5), tasks[0])[1]
-    b = run(tmp_path / "b", Schedule(epochs=2, batch_size=4, accumulate=4, lr=0.1, clip_grad=0.5), tasks[1])[
-        1
-    ]
+    methods = [Method(dropout=0), Method(dropout=0)]
+    a = run(tmp_path / "a", Schedule(epochs=2, batch_size=16, lr=0.1, clip_grad=0.5), methods[0])[1]
+    b = run(
+        tmp_path / "b", Schedule(epochs=2, batch_size=4, accumulate=4, lr=0.1, clip_grad=0.5), methods[1]
+    )[1]
     assert a.effective_batch == b.effective_batch == 16 and a.steps == b.steps == 4
     assert a.losses == pytest.approx(b.losses, rel=1e-5)
-    for x, y in zip(tasks[0].parameters(), tasks[1].parameters()):
+    for x, y in zip(methods[0].parameters(), methods[1].parameters()):
         torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-6)
 
 
 def test_clipping_bounds_the_step(tmp_path):
-    before = Task()
+    before = Method()
     after, _ = run(
         tmp_path,
         Schedule(
@@ -210,23 +209,58 @@ def test_clipping_bounds_the_step(tmp_path):
 
 
 def test_start_step_runs_once_per_optimizer_step(tmp_path):
-    task, _ = run(tmp_path, Schedule(epochs=2, batch_size=4, accumulate=3, lr=0.1))
-    assert task.steps == list(
+    method, _ = run(tmp_path, Schedule(epochs=2, batch_size=4, accumulate=3, lr=0.1))
+    assert method.steps == list(
         range(4)
     )  # 8 micro-batches an epoch: two steps of three, two micro-batches left over
 
 
+def test_start_step_runs_on_every_part_that_has_it(tmp_path):
+    method, done = run(tmp_path, Schedule(epochs=2, batch_size=4, accumulate=3, lr=0.1), InParts())
+    assert method.steps == method.part.steps == method.part.inner.steps == [0, 1, 2, 3]
+    assert (
+        done.losses
+        == run(tmp_path / "whole", Schedule(epochs=2, batch_size=4, accumulate=3, lr=0.1))[1].losses
+    )
+
+
+def test_alike_buffers_are_exempt_by_their_full_names():
+    method = InParts()
+    assert (
+        T.mark_alike(method) == method._ddp_params_and_buffers_to_ignore == ["part.inner.kept", "part.kept"]
+    )
+    assert T.mark_alike(method) == ["part.inner.kept", "part.kept"]
+    assert T.mark_alike(Method()) == []
+
+
+def test_a_methods_own_exemptions_are_honoured():
+    class Own(InParts):
+        _ddp_params_and_buffers_to_ignore = ["seen"]
+        alike = ("seen",)
+
+    assert T.mark_alike(Own()) == ["part.inner.kept", "part.kept", "seen"]
+    assert Own._ddp_params_and_buffers_to_ignore == ["seen"]
+
+
+@pytest.mark.parametrize("alike", [("keptt",), "kept", ("weight",)])
+def test_only_buffers_can_be_alike(alike):
+    method = InParts()
+    method.part.alike = alike
+    with pytest.raises(ValueError, match="Part.alike names .* not one of its buffers"):
+        T.mark_alike(method)
+
+
 def test_bf16_trains(tmp_path):
-    class Seen(Task):
+    class Seen(Method):
         def forward(self, batch):
             out = super().forward(batch)
             self.kind = self.head(torch.zeros(1, 48)).dtype
             return out
 
-    task, done = run(tmp_path, replace(SHORT, precision="bf16"), Seen())
+    method, done = run(tmp_path, replace(SHORT, precision="bf16"), Seen())
     assert (
-        task.kind == torch.bfloat16
-        and task.head.weight.dtype == torch.float32
+        method.kind == torch.bfloat16
+        and method.head.weight.dtype == torch.float32
         and all(map(math.isfinite, done.losses))
     )
 
@@ -236,7 +270,7 @@ def test_too_few_videos_are_named(tmp_path):
         run(tmp_path, Schedule(epochs=1, batch_size=4, accumulate=2), data=Toy(6))
 
 
-# ---- randomness -----------------------------------------------------------------------------------------------------
+# ---- randomness ---------------------------------------------------------------------------------
 def test_seed_decides_everything(tmp_path):
     a, b, c = (run(tmp_path / name, seed=seed) for name, seed in (("a", 1), ("b", 1), ("c", 2)))
     assert same(a[0], b[0]) and a[1].losses == b[1].losses and a[1].losses != c[1].losses
@@ -245,13 +279,13 @@ def test_seed_decides_everything(tmp_path):
 def test_the_callers_random_numbers_are_left_alone(tmp_path):
     torch.manual_seed(3)
     expected = torch.rand(4)
-    task = Task()
+    method = Method()
     torch.manual_seed(3)
-    run(tmp_path, task=task)
+    run(tmp_path, method=method)
     assert torch.equal(torch.rand(4), expected)
 
 
-# ---- checkpoints ----------------------------------------------------------------------------------------------------
+# ---- checkpoints --------------------------------------------------------------------------------
 STATE = {"step": 3, "weights": torch.arange(500.0), "names": ["loss"]}
 
 
@@ -279,8 +313,8 @@ def test_any_damage_is_noticed_or_harmless(tmp_path_factory, where, cut, flip):
 def test_nothing_whole_means_starting_anew(tmp_path):
     (tmp_path / "checkpoint.pt").write_bytes(b"PK\x03\x04 not a checkpoint")
     with pytest.warns(UserWarning, match="starts anew|is damaged"):
-        task, done = run(tmp_path)
-    assert done.resumed == 0 and same(task, run(tmp_path / "fresh")[0])
+        method, done = run(tmp_path)
+    assert done.resumed == 0 and same(method, run(tmp_path / "fresh")[0])
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):
@@ -308,7 +342,7 @@ def test_code_in_a_checkpoint_never_runs(tmp_path):
     assert not (tmp_path / "owned").exists()
 
 
-# ---- resume ---------------------------------------------------------------------------------------------------------
+# ---- resume -------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "kind", [dict(optimizer="sgd"), dict(optimizer="adamw"), dict(batch_size=2, accumulate=2)]
 )
@@ -319,20 +353,20 @@ def test_interrupted_equals_uninterrupted(tmp_path, kind, at):
     with pytest.raises(Stopped):
         run(tmp_path / "cut", schedule, StopsAt(at), checkpoint_every=0)
     data = Toy()
-    task, rest = run(tmp_path / "cut", schedule, data=data)
+    method, rest = run(tmp_path / "cut", schedule, data=data)
     assert rest.resumed == at and data.asked[0][:2] == (
         at // 8,
         at % 8 * schedule.accumulate,
     )  # what was trained is not read again
-    assert same(task, whole) and rest.losses == done.losses and rest.metrics == done.metrics
+    assert same(method, whole) and rest.losses == done.losses and rest.metrics == done.metrics
     assert table(tmp_path / "cut") == table(tmp_path / "whole")
 
 
 def test_a_finished_training_is_not_trained_again(tmp_path):
-    task, done = run(tmp_path)
+    method, done = run(tmp_path)
     data = Toy()
     again, stored = run(tmp_path, data=data)
-    assert same(task, again) and stored.losses == done.losses and stored.steps == 24 and data.asked == []
+    assert same(method, again) and stored.losses == done.losses and stored.steps == 24 and data.asked == []
     assert stored.seconds == done.seconds and stored.peak_memory == done.peak_memory > 10**6
 
 
@@ -343,8 +377,8 @@ def test_a_damaged_checkpoint_falls_back_and_ends_the_same(tmp_path):
     file = tmp_path / "cut" / "checkpoint.pt"
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.warns(UserWarning, match="is damaged"):
-        task, rest = run(tmp_path / "cut")
-    assert rest.resumed == 9 and same(task, whole)
+        method, rest = run(tmp_path / "cut")
+    assert rest.resumed == 9 and same(method, whole)
 
 
 @pytest.mark.parametrize(
@@ -364,22 +398,35 @@ def test_another_training_is_refused(tmp_path, change, named):
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
 
 
-def test_another_task_is_refused(tmp_path):
+def test_checkpoints_that_call_the_method_a_task_still_load(tmp_path):
+    with pytest.raises(Stopped):
+        run(tmp_path / "old", SHORT, StopsAt(9), checkpoint_every=0)
+    for name in ("checkpoint.pt", "checkpoint.previous.pt"):
+        state = torch.load(tmp_path / "old" / name, weights_only=True)
+        state["identity"]["task"] = state["identity"].pop("method")
+        torch.save(state, tmp_path / "old" / name)
+    method, rest = run(tmp_path / "old")
+    whole, done = run(tmp_path / "whole")
+    assert rest.resumed == 9 and rest.losses == done.losses and same(method, whole)
+
+
+def test_another_method_is_refused(tmp_path):
     run(tmp_path)
 
-    class Other(Task):
+    class Other(Method):
         def __init__(self):
             super().__init__()
             self.more = nn.Linear(48, 2)
 
-    with pytest.raises(ResumeError, match="task='Task of"):
-        run(tmp_path, task=Other())
+    with pytest.raises(ResumeError, match="method='Method of"):
+        run(tmp_path, method=Other())
 
 
 def test_sigkill_at_any_moment_changes_no_bit(tmp_path):
-    "Forked children are killed, at random moments and at every stroke of writing files, and started again until one finishes."
+    """Forked children are killed, at random moments and at every stroke of writing files,
+    and started again until one finishes."""
     threads = torch.get_num_threads()
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE)}
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{HERE}{os.pathsep}{HERE.parent}"}
     killer = subprocess.run(
         [sys.executable, HERE / "train_killed.py", tmp_path],
         env=env,
@@ -402,16 +449,16 @@ def test_sigkill_at_any_moment_changes_no_bit(tmp_path):
                 "losses.csv",
                 "tensorboard",
             ]
-            task, stored = run(tmp_path / how, schedule)
-            assert same(task, whole) and stored.losses == done.losses
+            method, stored = run(tmp_path / how, schedule)
+            assert same(method, whole) and stored.losses == done.losses
             assert table(tmp_path / how) == table(tmp_path / "whole")
     finally:
         torch.set_num_threads(threads)
 
 
-# ---- the record -----------------------------------------------------------------------------------------------------
+# ---- the record ---------------------------------------------------------------------------------
 def test_the_csv_holds_every_step_once(tmp_path):
-    task, done = run(tmp_path)
+    method, done = run(tmp_path)
     rows = table(tmp_path)
     assert list(rows[0]) == ["step", "epoch", "lr", "loss", "acc"]
     assert [(int(r["step"]), int(r["epoch"])) for r in rows] == [(i, i // 8) for i in range(24)]
@@ -437,7 +484,7 @@ def test_tensorboard_after_a_resume_has_no_step_twice(tmp_path):
     assert [e.value for e in events] == pytest.approx(done.losses)
 
 
-class Breaks(Task):
+class Breaks(Method):
     def __init__(self, at, how):
         super().__init__()
         self.at, self.how, self.step = at, how, 0
@@ -457,14 +504,14 @@ class Breaks(Task):
         return out
 
 
-Breaks.__name__ = "Task"
+Breaks.__name__ = "Method"
 
 
 @pytest.mark.parametrize("how", ["loss", "gradient"])
 @pytest.mark.parametrize("every", [0, 1000])
 def test_broken_weights_never_reach_a_checkpoint(tmp_path, how, every):
     with pytest.raises(NonFiniteLoss, match="not finite at step") as caught:
-        run(tmp_path, task=Breaks(5, how), checkpoint_every=every)
+        run(tmp_path, method=Breaks(5, how), checkpoint_every=every)
     assert caught.value.step in (5, 6) and "lower lr" in str(caught.value)
     if how == "loss":
         assert (
@@ -480,7 +527,7 @@ def test_broken_weights_never_reach_a_checkpoint(tmp_path, how, every):
 
 def test_a_finite_loss_with_broken_last_gradient_is_noticed(tmp_path):
     with pytest.raises(NonFiniteLoss, match="norm of the weights is not finite at step 23"):
-        run(tmp_path, task=Breaks(23, "gradient"), checkpoint_every=1000)
+        run(tmp_path, method=Breaks(23, "gradient"), checkpoint_every=1000)
     assert load_checkpoint(tmp_path / "checkpoint.pt") is None
 
 
@@ -531,5 +578,5 @@ def test_interrupted_equals_uninterrupted_on_real_clips(tmp_path, puppets_root):
     whole, done = run(tmp_path / "whole", schedule, Classifier(), data)
     with pytest.raises(Stopped):
         run(tmp_path / "cut", schedule, Classifier(5), data, checkpoint_every=0)
-    task, rest = run(tmp_path / "cut", schedule, Classifier(), data)
-    assert rest.resumed == 5 and rest.steps == 8 and rest.losses == done.losses and same(task, whole)
+    method, rest = run(tmp_path / "cut", schedule, Classifier(), data)
+    assert rest.resumed == 5 and rest.steps == 8 and rest.losses == done.losses and same(method, whole)

@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 
 from mvnb.augment import Photometric
-from mvnb.methods.contrast import MoCo
+from mvnb import methods
 from mvnb.protocols import extract
 from mvnb.train import NonFiniteLoss, Schedule, fit
-from train_toys import Evaluated, Task, Toy
+from train_toys import Evaluated, InParts, Method, Toy
 
 torch.set_num_threads(1)
 SCHEDULE = Schedule(epochs=3, batch_size=4, lr=0.05, clip_grad=1.0)
@@ -23,13 +23,13 @@ class Stopped(Exception):
     pass
 
 
-class Stops(Task):
+class Stops(Method):
     def start_step(self, step):
         if step == 5:
             raise Stopped
 
 
-class Breaks(Task):
+class Breaks(Method):
     "Only process 1 sees a bad loss."
 
     def forward(self, batch):
@@ -37,28 +37,28 @@ class Breaks(Task):
         return {**out, "loss": out["loss"] * (float("nan") if torch.distributed.get_rank() == 1 else 1)}
 
 
-Stops.__name__ = Breaks.__name__ = "Task"
+Stops.__name__ = Breaks.__name__ = "Method"
 
 
 def main(folder):
     run = dict(device="cpu", progress=False)
     found = {}
 
-    def note(name, task, done):
+    def note(name, method, done):
         found[name] = {
-            "weights": {k: v.clone() for k, v in task.state_dict().items()},
+            "weights": {k: v.clone() for k, v in method.state_dict().items()},
             "losses": done.losses,
             "fit": dataclasses.asdict(done),
         }
 
-    task = Task(dropout=0)
-    note("plain", task, fit(task, Toy(), SCHEDULE, folder=folder / "plain", **run))
-    task = Task(dropout=0)
+    method = Method(dropout=0)
+    note("plain", method, fit(method, Toy(), SCHEDULE, folder=folder / "plain", **run))
+    method = Method(dropout=0)
     note(
         "accumulated",
-        task,
+        method,
         fit(
-            task,
+            method,
             Toy(),
             dataclasses.replace(SCHEDULE, batch_size=2, accumulate=2),
             folder=folder / "accumulated",
@@ -66,21 +66,26 @@ def main(folder):
         ),
     )
 
-    task = Task()
-    note("whole", task, fit(task, Toy(), SCHEDULE, folder=folder / "whole", **run))
+    method = Method()
+    note("whole", method, fit(method, Toy(), SCHEDULE, folder=folder / "whole", **run))
     try:
         fit(Stops(), Toy(), SCHEDULE, folder=folder / "cut", checkpoint_every=0, **run)
     except Stopped:
         pass
-    task = Task()
-    note("cut", task, fit(task, Toy(), SCHEDULE, folder=folder / "cut", **run))
+    method = Method()
+    note("cut", method, fit(method, Toy(), SCHEDULE, folder=folder / "cut", **run))
 
     try:
         fit(Breaks(), Toy(), SCHEDULE, folder=folder / "broken", **run)
     except NonFiniteLoss as e:
         found["broken"] = e.step
 
-    moco = MoCo("r3d_tiny", dim=16, queue=24, photometric=Photometric(blur=0.0), momentum=0.9)
+    method = InParts()
+    note("parts", method, fit(method, Toy(), SCHEDULE, folder=folder / "parts", **run))
+    found["parts"]["exempt"] = method._ddp_params_and_buffers_to_ignore
+
+    settings = dict(dim=16, queue=24, photometric=Photometric(blur=0.0), momentum=0.9)
+    moco = methods.build("moco", backbone="r3d_tiny", **settings)
     data = Toy(views=2)
     data.failed[f"seen by {torch.distributed.get_rank()}"] = "damaged"
     note(
@@ -90,7 +95,7 @@ def main(folder):
     torch.manual_seed(0)
     test = Evaluated(11, broken=(3,))
     found["features"] = extract(
-        Task().backbone, test, "cpu", batch_size=2, pool="features", progress=False
+        Method().backbone, test, "cpu", batch_size=2, pool="features", progress=False
     ).values
     torch.save(found, folder / f"found{torch.distributed.get_rank()}.pt")
 

@@ -1,7 +1,9 @@
 """Trains in forked children that are killed with SIGKILL until one of them finishes. Prints a JSON report.
 
 usage: train_killed.py FOLDER
-Two trainings, in FOLDER/random and FOLDER/strokes. random: the parent kills at random moments. strokes: a child kills itself at every single stroke of writing files.
+Two trainings, in FOLDER/random and FOLDER/strokes.
+random: the parent kills at random moments.
+strokes: a child kills itself at every single stroke of writing files.
 """
 
 import json
@@ -20,26 +22,27 @@ from torch.utils.tensorboard import SummaryWriter  # noqa: F401  imported before
 import lightning_fabric  # noqa: F401
 
 from mvnb.train import Schedule, fit
-from train_toys import Task, Toy
+from train_toys import Method, Toy
 
 SCHEDULE = Schedule(epochs=8, batch_size=4, lr=0.05, accumulate=2, warmup_epochs=1, clip_grad=5.0)
 
 
-class Slow(Task):
-    "Sleeps so long in its 32 steps (1.28 s) that all six random kills (1.24 s together) meet a training that is under way."
+class Slow(Method):
+    """Sleeps so long in its 32 steps (1.28 s) that all six random kills (1.24 s together)
+    meet a training that is under way."""
 
     def start_step(self, step):
         time.sleep(self.pause)
 
 
-Slow.__name__ = "Task"
+Slow.__name__ = "Method"
 
 
 def train(folder, pause):
-    task = Slow()
-    task.pause = pause
-    return task, fit(
-        task, Toy(), SCHEDULE, folder=folder, device="cpu", checkpoint_every=0.03, progress=False
+    method = Slow()
+    method.pause = pause
+    return method, fit(
+        method, Toy(), SCHEDULE, folder=folder, device="cpu", checkpoint_every=0.03, progress=False
     )
 
 

@@ -1,4 +1,4 @@
-"A data set and tasks small enough to train in a blink; shared by the training tests and the processes they start."
+"A data set and methods small enough to train in a blink; shared by the training tests and their processes."
 
 import types
 
@@ -48,7 +48,7 @@ class Toy:
             }
 
 
-class Task(nn.Module):
+class Method(nn.Module):
     "A convolution, dropout and a linear layer."
 
     def __init__(self, dropout=0.3, views=1):
@@ -76,6 +76,33 @@ class Task(nn.Module):
             "loss": nn.functional.cross_entropy(logits, labels),
             "acc": (logits.argmax(1) == labels).float().mean(),
         }
+
+
+class Part(nn.Module):
+    "Notes the steps it is told of. At the first one its buffers take the number of their process."
+
+    alike = ("kept",)
+
+    def __init__(self):
+        super().__init__()
+        self.steps = []
+        self.register_buffer("kept", torch.zeros(()))
+        self.register_buffer("sent", torch.zeros(()))
+
+    def start_step(self, step):
+        self.steps.append(step)
+        if step == 0 and torch.distributed.is_initialized():
+            self.kept.fill_(torch.distributed.get_rank())
+            self.sent.fill_(torch.distributed.get_rank())
+
+
+class InParts(Method):
+    "A method that has a part, which has a part."
+
+    def __init__(self):
+        super().__init__()
+        self.part = Part()
+        self.part.inner = Part()
 
 
 class Evaluated(Toy):
