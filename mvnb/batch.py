@@ -127,7 +127,7 @@ class Graph:
 
 # %% ../nbs/use/42_batch.ipynb #9ad4e162
 def _add(graph: Graph, kind: str, definition, plan):
-    "Takes the page and the runs of one plan into a graph."
+    "Adds the page and the runs of one plan to a graph."
     sources = getattr(plan, "sources", None)
     if why := getattr(sources, "blocked", ""):
         graph.blocked[definition.notebook] = why
