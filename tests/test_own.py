@@ -156,17 +156,11 @@ def test_parameters_are_those_of_the_constructor(method):
     assert known and not {"backbone", "seed", "photometric", "self"} & set(known)
 
 
-def test_a_method_that_takes_only_its_own(monkeypatch):
-    class Own(torch.nn.Module):
-        def __init__(self, backbone, *, alpha=1):
-            super().__init__()
-
-    methods.names()
-    monkeypatch.setitem(methods.METHODS, "own", Own)
-    assert own.parameters("own") == {"alpha": 1}
-    assert dict(own._recipe(own.Wish("own", "demo"), 20).params) == {
-        "alpha": 1
-    }  # the profile's queue is not for it
+def test_a_method_gets_only_the_parameters_that_it_has(monkeypatch):
+    "The profile's queue is not for a method without one."
+    monkeypatch.setattr(own, "parameters", lambda method: {"alpha": 1})
+    monkeypatch.setattr(methods, "owner", lambda method: None)
+    assert dict(own._recipe(own.Wish("fifth", "demo"), 20).params) == {"alpha": 1}
 
 
 @pytest.mark.parametrize(
@@ -219,7 +213,7 @@ def test_what_was_asked_for_stays():
 @pytest.mark.parametrize("profile", recipes.PROFILES)
 def test_sizes_are_those_of_the_tables(profile, family):
     "Where nothing is asked for and the folder is large, the recipe is that of a table but for the data."
-    p = recipes.profile(profile)
+    p = recipes.profile(profile, methods.owner("fame"))
     table = recipes.pretraining(p, "fame", "puppets-u", family)
     for asked in (family, p.backbones[family]):
         mine = own._recipe(own.Wish("fame", profile, backbone=asked), 9999)
@@ -233,7 +227,7 @@ def test_sizes_are_those_of_the_tables(profile, family):
 
 
 def test_too_large_a_folder_is_not_kept_decoded():
-    kept = recipes.DEMO.pretrain_clips.cache
+    kept = recipes.profile("demo").pretrain_clips.cache
     assert kept and [
         own._recipe(own.Wish("fame", "demo"), 99, frames).clips.cache for frames in (0, 5_000, 10_000_000)
     ] == [kept, kept, None]
@@ -255,7 +249,7 @@ def test_too_large_a_folder_is_not_kept_decoded():
         (dict(weights="nowhere.pt"), "nowhere.pt"),
     ],
 )
-def test_what_cannot_be_is_told_before_anything_is_written(folder, tmp_path, wish, said):
+def test_an_impossible_request_leaves_nothing_behind(folder, tmp_path, wish, said):
     with pytest.raises(ValueError, match=said):
         train(folder, out=tmp_path / "out", **wish)
     assert not (tmp_path / "out").exists()
@@ -272,7 +266,7 @@ def test_one_video_is_too_few(tmp_path, puppets):
 
 
 @pytest.mark.parametrize(
-    "method", [m for m in methods.names() if not getattr(methods.METHODS[m], "needs_labels", False)]
+    "method", [m for m in methods.names() if not getattr(methods.named(m), "needs_labels", False)]
 )
 def test_real_videos_of_any_shape_with_every_method(shared_data, tmp_path, method):
     "UCF101 files and single clips of other data sets, in one flat folder."
@@ -463,10 +457,12 @@ def test_other_arguments_do_not_mix(folder, tmp_path):
 
 def test_starting_from_weights(folder, trained, tmp_path):
     plan = own.plan("moco", folder, "smoke", backbone="r3d", weights=trained.file)
-    task = own._task(plan)
-    tensors = load_file(trained.file)
-    for part in (task.backbone, task.key_backbone):
-        assert all(torch.equal(v, tensors[k]) for k, v in part.state_dict().items())
+    state = own._built(plan).state_dict()
+    for name, tensor in load_file(trained.file).items():
+        copies = [value for key, value in state.items() if key.endswith(f".{name}")]
+        assert len(copies) == 2 and all(
+            torch.equal(value, tensor) for value in copies
+        )  # query and key encoder
     assert train(folder, weights=trained.file.parent).meta["identity"]["weights to start from"] is not None
     with pytest.raises(WeightsError, match="does not fit|fits"):
         train(folder, backbone="i3d", weights=trained.file)
@@ -575,7 +571,7 @@ def test_videos_that_vanish_while_training(folder, tmp_path):
             train(folder, out=tmp_path / "out")
 
 
-def test_names_that_are_no_text(tmp_path, puppets, trained):
+def test_names_that_are_not_utf8(tmp_path, puppets, trained):
     "Bytes that are not UTF-8, a line break, 200 letters."
     top = os.fsencode(tmp_path) + b"/v"
     os.mkdir(top)
@@ -737,7 +733,7 @@ def test_i3d_from_elsewhere_sees_pixels_from_minus_one_to_one(tmp_path):
     assert encoder.clips.size == 224 and (white == 1).all() and (black == -1).all()
 
 
-def test_weights_that_are_none(tmp_path, folder, trained):
+def test_files_that_are_no_weights(tmp_path, folder, trained):
     garbage(tmp_path / "w.safetensors")
     garbage(tmp_path / "w.pt")
     garbage(tmp_path / "w.txt")
@@ -762,7 +758,7 @@ def test_weights_of_a_stored_run(tmp_path, puppets_root, folder, monkeypatch):
 
     monkeypatch.setenv("MVNB_DATA_PUPPETS", str(puppets_root))
     stored = runs.ensure(
-        recipes.pretraining(recipes.SMOKE, "moco", "puppets-u", "r3d"),
+        recipes.pretraining(recipes.profile("smoke"), "moco", "puppets-u", "r3d"),
         device="cpu",
         workers=0,
         progress=False,
@@ -770,7 +766,7 @@ def test_weights_of_a_stored_run(tmp_path, puppets_root, folder, monkeypatch):
     found = own.features(folder, stored.folder, tmp_path / "f.npz", **FAST)
     assert (
         found.about["backbone"] == "r3d_tiny"
-        and found.about["length"] == recipes.SMOKE.pretrain_clips.length
+        and found.about["length"] == recipes.profile("smoke").pretrain_clips.length
         and found.ok.all()
     )
 

@@ -114,11 +114,12 @@ def test_the_graph_is_the_union_of_the_tables(place):
     assert f"they would be {sum(len(p.runs) for p in plans)}" in " ".join(batch.summary(graph))
 
 
-def test_every_table_of_the_registry_is_there(place):
-    assert {d.notebook for _, d, _ in batch.chosen()} >= {d.notebook for d in tables.TABLES.values()}
+def test_every_table_and_figure_is_in_the_registry(place):
+    written = [p.stem for what in ("table", "figure") for p in (ROOT / "nbs").rglob(f"*_{what}[0-9]*.ipynb")]
+    assert {d.notebook for _, d, _ in batch.chosen()} == set(written)
     assert {d.number for _, d, _ in batch.chosen(paper="FAME", number="3")} == {"3"}
-    for kind, d, _ in batch.registry():
-        assert (ROOT / "nbs" / f"{kind}s").is_dir()
+    for _, d, _ in batch.registry():
+        assert batch.pages.notebook_of(d).name == f"{d.notebook}.ipynb"
 
 
 @pytest.mark.parametrize(
@@ -132,7 +133,7 @@ def test_every_table_of_the_registry_is_there(place):
         (dict(data="ucf11", only="fame_table3*"), "did you mean 'ucf101'"),
     ],
 )
-def test_impossible_choices_are_named(place, asked, message):
+def test_unknown_choices_are_named(place, asked, message):
     with pytest.raises(ValueError, match=message):
         batch.gather(**{"profile": "smoke"} | asked)
 
@@ -596,8 +597,8 @@ def test_one_run_over_two_processes(place, capsys):
 
 
 def test_a_run_is_found_by_the_first_digits_of_its_hash(place, instant, capsys, monkeypatch):
-    monkeypatch.setattr(tables, "TABLES", {key: tables.TABLES[key] for key in [("fame", "3")]})
-    recipe = next(iter(batch.gather("smoke", "fame_table3*").runs.values()))
+    monkeypatch.setattr(batch, "registry", lambda known=batch.chosen("fame_table3*"): known)
+    recipe = next(iter(batch.gather("smoke").runs.values()))
     assert cli.main(["run", recipe.hash[:6], "--profile", "smoke", "--device", "cpu"]) == 0 and runs.find(
         recipe
     )
