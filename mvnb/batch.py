@@ -176,7 +176,7 @@ def costs(
     "What the runs that are not stored will cost."
     past, sizes, lines = runs.stored() if past is None else past, {}, []
     for kind in device_kinds(past):
-        each = {r.hash: runs.estimate(r, sizes=sizes, past=past, words=kind) for r in graph.todo}
+        each = {r.hash: runs.estimate(r, counts=sizes, past=past, words=kind) for r in graph.todo}
         known = {h: c for h, c in each.items() if c is not None}
         total = None if len(known) < len(each) else sum(known.values())
         lines.append(

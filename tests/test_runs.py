@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings as hyp, strategies as st
 
-from mvnb import recipes, runs
+from mvnb import boxes, recipes, runs
 from mvnb.recipes import Clips, Data, Options, Recipe, from_json
 from mvnb.train import Schedule
 
@@ -376,9 +376,7 @@ def test_changed_boxes_make_a_result_stale(store, tmp_path, monkeypatch, capsys,
     write_boxes(path, index, 40)
     recipe = boxed(reach=4, **({"boxes": str(path)} if named_by == "the recipe" else {}))
     if named_by == "settings":  # puppets that have lost their own boxes stand for real videos
-        monkeypatch.setattr(
-            runs.find_boxes("truth").__class__, "check", lambda self, index: _given(self, path, index)
-        )
+        monkeypatch.setattr(boxes.TrueBoxes, "check", lambda self, index: _given(self, path, index))
     child = tune(recipe)
     ensure(child)
     assert (
@@ -405,8 +403,6 @@ def test_changed_boxes_make_a_result_stale(store, tmp_path, monkeypatch, capsys,
 
 
 def _given(own, path, index):
-    from mvnb import boxes
-
     own.given = boxes.read_boxes(path, own.given_reach or None)
     own.reach = own.given.reach
     own.given.check(index)
