@@ -48,7 +48,8 @@ def ensure(recipe, **kw):
 
 
 def test_the_hash_of_a_recipe_stays():
-    "Stored results are found by this hash. If this test fails, every stored run is lost: raise recipes.FORMAT if that is meant, or use recipes.LATER."
+    """Stored results are found by this hash. If this test fails, every stored run is lost:
+    raise recipes.FORMAT if that is meant, or use recipes.LATER."""
     recipe = Recipe(
         "finetune",
         Data("ucf101", fold=2),
@@ -419,6 +420,29 @@ def test_a_result_on_true_boxes_has_no_entry_and_stands(store):
     }
 
 
+class Poses:
+    "An input as a method may name it."
+
+    hash = "first"
+
+    def check(self, index):
+        assert len(index)
+
+
+def test_inputs_of_any_name_are_recorded_and_compared(store, monkeypatch):
+    poses = Poses()
+    monkeypatch.setattr(runs, "_inputs", lambda recipe: {"poses": poses} if recipe.method else {})
+    child = tune(pre())
+    ensure(child)
+    recorded = runs.find(child).meta["data"]
+    assert recorded["parent poses"] == "first" and "poses" not in recorded
+    poses.hash = "second"
+    assert runs.status(child).why == "the poses have changed since it was computed"
+    assert runs.status(child.parent).why == "the poses have changed since it was computed"
+    poses.hash = None  # they come with the videos
+    assert runs.status(child).state == "stored" and "parent poses" not in runs.manifests(child)
+
+
 def test_boxes_that_are_away_do_not_throw_a_checkpoint_away(store, tmp_path, monkeypatch):
     path, index = tmp_path / "people.csv", Data("puppets-u", scale=SMOKE.scale).load()
     write_boxes(path, index, 40)
@@ -500,7 +524,8 @@ SCRIPT = """
 import dataclasses, sys
 from mvnb import recipes, runs
 steps, slow = int(sys.argv[1]), float(sys.argv[2])
-p = dataclasses.replace(recipes.SMOKE, pretrain=dataclasses.replace(recipes.SMOKE.pretrain, max_steps=steps, epochs=max(4, steps)))
+schedule = dataclasses.replace(recipes.SMOKE.pretrain, max_steps=steps, epochs=max(4, steps))
+p = dataclasses.replace(recipes.SMOKE, pretrain=schedule)
 recipe = recipes.pretraining(p, "moco", "puppets-u", "i3d")
 if slow: # a training that writes a checkpoint at each step and leaves time to be killed
     import functools, time
