@@ -205,8 +205,13 @@ def costs(
     sizes = {}  # videos of each data set, counted once
     lines = []
     for kind in device_kinds(past):
+<<<<<<< HEAD
         each = {r.hash: runs.estimate(r, sizes=sizes, past=past, words=kind) for r in graph.todo}
         known = {h: seconds for h, seconds in each.items() if seconds is not None}
+=======
+        each = {r.hash: runs.estimate(r, counts=sizes, past=past, words=kind) for r in graph.todo}
+        known = {h: c for h, c in each.items() if c is not None}
+>>>>>>> h-boxes
         total = None if len(known) < len(each) else sum(known.values())
         lines.append(
             {

@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings as hyp, strategies as st
 
-from mvnb import recipes, runs
+from mvnb import boxes, recipes, runs
 from mvnb.recipes import Clips, Data, Options, Recipe, from_json
 from mvnb.train import Schedule
 
@@ -48,7 +48,8 @@ def ensure(recipe, **kw):
 
 
 def test_the_hash_of_a_recipe_stays():
-    "Stored results are found by this hash. If this test fails, every stored run is lost: raise recipes.FORMAT if that is meant, or use recipes.LATER."
+    """Stored results are found by this hash. If this test fails, every stored run is lost:
+    raise recipes.FORMAT if that is meant, or use recipes.LATER."""
     recipe = Recipe(
         "finetune",
         Data("ucf101", fold=2),
@@ -376,9 +377,7 @@ def test_changed_boxes_make_a_result_stale(store, tmp_path, monkeypatch, capsys,
     write_boxes(path, index, 40)
     recipe = boxed(reach=4, **({"boxes": str(path)} if named_by == "the recipe" else {}))
     if named_by == "settings":  # puppets that have lost their own boxes stand for real videos
-        monkeypatch.setattr(
-            runs.find_boxes("truth").__class__, "check", lambda self, index: _given(self, path, index)
-        )
+        monkeypatch.setattr(boxes.TrueBoxes, "check", lambda self, index: _given(self, path, index))
     child = tune(recipe)
     ensure(child)
     assert (
@@ -405,8 +404,6 @@ def test_changed_boxes_make_a_result_stale(store, tmp_path, monkeypatch, capsys,
 
 
 def _given(own, path, index):
-    from mvnb import boxes
-
     own.given = boxes.read_boxes(path, own.given_reach or None)
     own.reach = own.given.reach
     own.given.check(index)
@@ -421,6 +418,29 @@ def test_a_result_on_true_boxes_has_no_entry_and_stands(store):
         "test unbiased",
         "parent train",
     }
+
+
+class Poses:
+    "An input as a method may name it."
+
+    hash = "first"
+
+    def check(self, index):
+        assert len(index)
+
+
+def test_inputs_of_any_name_are_recorded_and_compared(store, monkeypatch):
+    poses = Poses()
+    monkeypatch.setattr(runs, "_inputs", lambda recipe: {"poses": poses} if recipe.method else {})
+    child = tune(pre())
+    ensure(child)
+    recorded = runs.find(child).meta["data"]
+    assert recorded["parent poses"] == "first" and "poses" not in recorded
+    poses.hash = "second"
+    assert runs.status(child).why == "the poses have changed since it was computed"
+    assert runs.status(child.parent).why == "the poses have changed since it was computed"
+    poses.hash = None  # they come with the videos
+    assert runs.status(child).state == "stored" and "parent poses" not in runs.manifests(child)
 
 
 def test_boxes_that_are_away_do_not_throw_a_checkpoint_away(store, tmp_path, monkeypatch):
@@ -504,7 +524,8 @@ SCRIPT = """
 import dataclasses, sys
 from mvnb import recipes, runs
 steps, slow = int(sys.argv[1]), float(sys.argv[2])
-p = dataclasses.replace(recipes.SMOKE, pretrain=dataclasses.replace(recipes.SMOKE.pretrain, max_steps=steps, epochs=max(4, steps)))
+schedule = dataclasses.replace(recipes.SMOKE.pretrain, max_steps=steps, epochs=max(4, steps))
+p = dataclasses.replace(recipes.SMOKE, pretrain=schedule)
 recipe = recipes.pretraining(p, "moco", "puppets-u", "i3d")
 if slow: # a training that writes a checkpoint at each step and leaves time to be killed
     import functools, time
