@@ -76,7 +76,9 @@ def _data_make(args) -> int:
     "Makes the puppets."
     from mvnb import puppets, recipes
 
-    scale = args.scale if args.scale is not None else recipes.profile(args.profile).scale
+    scale = args.scale
+    if scale is None:
+        scale = 1.0 if args.profile == "paper" else recipes.profile(args.profile).scale
     for name in args.names or puppets.NAMES:
         print(puppets.make(name, seed=args.seed, scale=scale))
     return 0
@@ -126,9 +128,9 @@ def _features(args) -> int:
 # %% ../nbs/use/43_cli.ipynb #bdf4a874
 def _parameters(args) -> dict:
     "The parameters of a table's notebook. Raises Refused or ValueError."
-    from mvnb import tables
+    from mvnb import pages
 
-    known = tables.PARAMETERS
+    known = pages.PARAMETERS
     values = {"data": "", "seeds": 1, "device": "auto", "workers": "auto", "profile": args.profile}
     given = _given(args, "data", "seeds", "device", "workers")
     values |= {name: value for name, value in given.items() if value is not None}
@@ -136,11 +138,11 @@ def _parameters(args) -> dict:
         name, value = _split(text)
         if name not in known:
             raise Refused(
-                f"-p {text}: unknown parameter {name!r}{tables._nearest(name, known)}"
+                f"-p {text}: unknown parameter {name!r}{settings.nearest(name, known)}"
                 f" (there are: {', '.join(known)})"
             )
         values[name] = value
-    tables._checked(values)  # raises for a value that cannot be
+    pages.checked(values)  # raises for a value that cannot be
     return values
 
 
@@ -320,23 +322,15 @@ def _execute(source: Path, target: Path, parameters: dict):
         partial.unlink(missing_ok=True)
 
 # %% ../nbs/use/43_cli.ipynb #134e7bcd
-def _notebook_of(definition) -> Path:  # adapter
-    from mvnb import tables
-
-    folder = "tables" if isinstance(definition, tables.Definition) else "figures"
-    return settings.root() / "nbs" / folder / f"{definition.notebook}.ipynb"
-
-
 def _written(plan, values: dict) -> Path:  # the page
     "Executes the notebook of a table or a figure; afterwards all its runs are stored. Raises Refused."
-    if plan.sources.blocked:
-        raise Refused(plan.sources.blocked)
+    from mvnb import pages
+
+    if plan.videos.blocked:
+        raise Refused(plan.videos.blocked)
     print(f"{plan}\n", flush=True)
-    source = _notebook_of(plan.definition)
-    if not source.is_file():
-        raise Refused(f"{source} is missing: run inside a clone of the repository")
     page = settings.outputs() / plan.profile / f"{plan.stem}.ipynb"
-    _execute(source, page, values)
+    _execute(pages.notebook_of(plan.definition), page, values)
     if lost := plan.refresh().todo:
         raise Refused(
             f"the notebook ended without an error, but {len(lost)} of {len(plan.runs)} results "
@@ -361,15 +355,11 @@ def _table(args) -> int:
     return 0
 
 
-def _demo_table():  # adapter
-    from mvnb import tables
-
-    return tables.TABLES["fame", "3"]
-
-
 def _demo(args) -> int:
     "One table, at demo scale."
-    definition = _demo_table()
+    from mvnb import tables
+
+    definition = tables.demo()
     args.paper, args.number = definition.paper, definition.number
     return _table(args)
 

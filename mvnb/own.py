@@ -36,44 +36,6 @@ from .clips import ClipDataset, TooManyBadFiles, batches
 from .datasets import DatasetError, Index
 from .train import NonFiniteLoss, ResumeError, fit, to_device
 
-# %% ../nbs/use/41_own.ipynb #5fa8944c
-# adapter: this whole cell goes once `settings`, `methods` and `recipes` have these five functions.
-def _nearest(word, known) -> str:
-    import difflib
-
-    near = difflib.get_close_matches(str(word), [str(k) for k in known], 1, 0.5)
-    return f"; did you mean {near[0]!r}?" if near else ""
-
-
-def _named(name: str):
-    return methods.METHODS[name] if name in methods.names() else methods.build(name)
-
-
-def _parameters(name: str) -> dict:
-    import inspect
-
-    found = {}
-    for kind in _named(name).__mro__:
-        if "__init__" in vars(kind):
-            takes = inspect.signature(kind.__init__).parameters.values()
-            kept = (p for p in takes if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD))
-            found = {p.name: p.default for p in kept} | found
-            if not any(p.kind is p.VAR_KEYWORD for p in takes):
-                break
-    return {k: v for k, v in found.items() if k not in ("self", "backbone", "seed", "photometric")}
-
-
-_MISSING = {
-    (settings, "nearest"): _nearest,
-    (methods, "named"): _named,
-    (methods, "parameters"): _parameters,
-    (methods, "owner"): lambda name: name if name in recipes.PAPER else None,
-    (recipes, "default_paper"): lambda: next(iter(recipes.PAPER)),
-}
-for (_module, _name), _function in _MISSING.items():
-    if not hasattr(_module, _name):
-        setattr(_module, _name, _function)
-
 # %% ../nbs/use/41_own.ipynb #3e0f9e53
 class OwnError(ValueError):
     "A request about your own videos that cannot be carried out; the message says why and what to do."
@@ -310,11 +272,10 @@ def _recipe(
     frames: int = 0,  # of all videos together
 ) -> recipes.Recipe:
     "The recipe of a pretraining on own videos."
-    paper = methods.owner(wish.method) or recipes.default_paper()
-    profile = recipes.profile(wish.profile, paper)
+    profile = recipes.profile(wish.profile, recipes.paper_of(wish.method))
     families = {name: family for family, name in profile.backbones.items()}
     family = families.get(wish.backbone, wish.backbone or "r2plus1d")
-    profile = recipes.sized(profile, wish.method, "folder", family)
+    profile = recipes.fitted(profile, wish.method, "folder", family)
     return recipes.Recipe(
         "pretrain",
         recipes.Data("folder", "all"),
@@ -700,8 +661,6 @@ def _start_from(method: nn.Module, weights: Path):
     models.load_weights(method.backbone, weights)
     if getattr(method, "contrast", None) is not None:
         method.contrast.restart(method.backbone)
-    if hasattr(method, "key_backbone"):  # adapter: these two lines go once there is `contrast.restart`
-        method.key_backbone.load_state_dict(method.backbone.state_dict())
 
 
 def _built(plan: Plan) -> nn.Module:

@@ -31,7 +31,6 @@ from tqdm.std import tqdm as text_bar
 
 from . import methods, models, protocols, settings
 from .augment import Photometric
-from .boxes import find_boxes
 from .clips import ClipDataset, steps_per_epoch
 from .recipes import Recipe, canonical, from_json
 from .train import fit, make_fabric, total_steps
@@ -138,10 +137,9 @@ def _data(recipe: Recipe) -> dict:
     return out
 
 # %% ../nbs/results/31_runs.ipynb #8eeacaa6
-def _inputs(recipe: Recipe) -> dict:  # adapter
-    if not recipe.method or recipe.params.get("source") != "box":
-        return {}
-    return {"boxes": find_boxes(recipe.params.get("boxes", "truth"), recipe.params.get("reach", 0))}
+def _inputs(recipe: Recipe) -> dict:  # what -> input, see `mvnb.methods.inputs`
+    "What a run's method needs besides videos."
+    return methods.inputs(recipe.method, recipe.params) if recipe.method else {}
 
 
 def _all_inputs(recipe: Recipe) -> dict:
@@ -395,10 +393,6 @@ def _videos(data, counts: dict) -> int | None:  # None where nobody knows
     return counts[data]
 
 # %% ../nbs/results/31_runs.ipynb #6523f984
-def _passes(recipe: Recipe) -> int:  # adapter
-    return 8 if recipe.params.get("symmetric", True) else 4
-
-
 def _training_passes(recipe: Recipe, videos: int) -> int:
     "Forward passes of a run's training, or of its features where nothing is trained."
     if recipe.schedule is None:
@@ -406,7 +400,11 @@ def _training_passes(recipe: Recipe, videos: int) -> int:
         return videos * views
     batch = recipe.schedule.batch_size
     steps = total_steps(recipe.schedule, steps_per_epoch(range(videos), batch)) * recipe.schedule.accumulate
-    each = _passes(recipe) if recipe.kind == "pretrain" else {"linear": 1}.get(recipe.kind, 3)
+    each = (
+        methods.passes(recipe.method, recipe.params)
+        if recipe.kind == "pretrain"
+        else {"linear": 1}.get(recipe.kind, 3)
+    )
     return steps * batch * each
 
 # %% ../nbs/results/31_runs.ipynb #314f9065
