@@ -448,7 +448,9 @@ def extremes_figure(
     "Best, median and worst film of each mask, under a still and under a moving camera: middle frames."
     part = _at(every, beta)
     makers = kinds(beta) | kinds()
-    pictures, outline, notes = {}, {}, {}
+    pictures = {}
+    outline = {}
+    notes = {}
     for label in dict.fromkeys(part["mask"]):
         row = label.replace(", ", "\n")
         mine = part[part["mask"] == label]
