@@ -230,7 +230,7 @@ class Choice:
     other: Puppet | File = Puppet(act="run", number=1)  # the other video, for "inter"
     other_start: int = 20  # first frame of the background, for "intra"
 
-    @property
+    @functools.cached_property
     def kind(self) -> quality.Mask:
         "The kind of mask. Raises ValueError for a name that is not in quality.all_masks()."
         known = quality.all_masks()
@@ -797,7 +797,8 @@ def _make_controls(self: Explorer, choice: Choice):
     self.stride = _slider(choice.stride, 1, 8, "stride")
     self.size = _slider(choice.size, 32, 224, "size (pixels)", step=16)
     self.other_start = _slider(choice.other_start, 0, 39, "its first frame")
-    labels = [(kind.label, name) for name, kind in quality.all_masks().items()]
+    self.kinds = quality.all_masks()
+    labels = [(kind.label, name) for name, kind in self.kinds.items()]
     self.mask = widgets.Dropdown(options=labels, value=choice.mask, description="mask", **_WIDE)
     backgrounds = [("another video", "inter"), ("same video, other time", "intra")]
     self.background = widgets.Dropdown(
@@ -844,7 +845,7 @@ def _arrange_panel(self: Explorer):
 @patch
 def _changed_mask(self: Explorer, change=None, knobs: dict = {}):
     "Knobs for another mask; `knobs` sets some of them."
-    kind = quality.all_masks()[self.mask.value]
+    kind = self.kinds[self.mask.value]
     self.kept |= {name: control.value for name, control in self.knobs.items()} | knobs
     self.quiet = True
     self.knobs = {}
@@ -859,7 +860,7 @@ def _changed_mask(self: Explorer, change=None, knobs: dict = {}):
 @patch
 def _show_mix(self: Explorer):
     "Shows the controls of the mix that apply."
-    mix = mix_of(quality.all_masks()[self.mask.value])
+    mix = mix_of(self.kinds[self.mask.value])
     wanted = [self.knobs[name] for name in knobs_of(mix.call)]
     if mix.background:
         wanted.append(self.background)
@@ -883,7 +884,7 @@ def _limit_starts(self: Explorer):
 @patch(as_prop=True)
 def choice(self: Explorer) -> Choice:
     "What the controls say. Raises ValueError while no file is chosen."
-    mix = mix_of(quality.all_masks()[self.mask.value])
+    mix = mix_of(self.kinds[self.mask.value])
     merges_other = mix.background and self.background.value == "inter"
     return Choice(
         footage=self.clip.footage,
