@@ -1,4 +1,4 @@
-"""The explorer in a real browser: JupyterLab as `make lab` starts it, Chromium, a slider moved with the keyboard."""
+"""The explorer in a real browser: JupyterLab as `make lab` starts it, a slider moved with the keyboard."""
 
 import contextlib
 import io
@@ -127,7 +127,7 @@ def shown(page):
     "The explorer's picture as the browser has it: uint8 [H,W,3]."
     source = page.eval_on_selector(
         ".widget-image",
-        "async e => { const b = await (await fetch(e.src)).blob(); return Array.from(new Uint8Array(await b.arrayBuffer())) }",
+        "async e => Array.from(new Uint8Array(await (await (await fetch(e.src)).blob()).arrayBuffer()))",
     )
     return np.asarray(Image.open(io.BytesIO(bytes(source))))
 
@@ -200,7 +200,7 @@ def test_the_recipe_can_be_read_and_run(page):
     made = {}
     exec(text, made)
     assert made["recipe"].params["variant"] == "grid" and made["recipe"].params["beta"] == 0.25
-    choice = explore.Choice(method="grid", knobs=(("beta", 0.25), ("cells", 4)))
+    choice = explore.Choice(mask="grid", knobs=(("beta", 0.25), ("cells", 4)))
     assert torch.equal(made["mask"][0], explore.look(choice).mask)
 
 
