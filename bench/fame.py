@@ -1,8 +1,8 @@
 """FAME's mask and merge against a plain composition of the published steps.
 
-`plain_fame` says every step of the mask as one would write it down: whole-tensor differences, a two-dimensional
-blur, HSV, scatter histograms, an arithmetic merge. It is slow on purpose and independent of the library, so it is
-also what the tests compare with.
+`plain_fame` writes every step of the mask as one would on paper: whole-tensor differences, a blur in two
+dimensions, HSV, scatter histograms, an arithmetic merge. It is slow on purpose and independent of the library, so
+the tests compare with it, too.
 """
 
 import math
@@ -88,7 +88,7 @@ def moving_scene(size, seed=0):
 
 
 def best(functions, repeats):
-    "Least seconds of every function over `repeats` rounds in which all are called in turn: what else runs on the machine only adds."
+    "Least seconds of every function over `repeats` rounds, all called in turn: what else runs only adds."
     for function in functions.values():
         function()
     least = dict.fromkeys(functions, math.inf)
@@ -109,8 +109,8 @@ def run(repeats=15) -> list:
         spent = best(
             {
                 "plain": lambda: plain_fame(clip, order),
-                "ours, new memory": lambda: mixing.fame(clip, permutation=order),
-                "ours, memory given": lambda: mixing.fame(clip, permutation=order, out=ready),
+                "ours, new memory": lambda: mixing.replace_background(clip, permutation=order),
+                "ours, memory given": lambda: mixing.replace_background(clip, permutation=order, out=ready),
                 "copy, memory given": lambda: ready.copy_(clip),
             },
             repeats,
@@ -141,6 +141,5 @@ def run(repeats=15) -> list:
 
 if __name__ == "__main__":
     for row in run():
-        print(
-            f"{row['name']:75} {row['value']:8.2f} {row['unit']:8} {'' if row['target'] is None else '>= 4: ' + ('ok' if row['ok'] else 'MISSED')}"
-        )
+        verdict = "" if row["target"] is None else ">= 4: " + ("ok" if row["ok"] else "MISSED")
+        print(f"{row['name']:75} {row['value']:8.2f} {row['unit']:8} {verdict}")

@@ -34,8 +34,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from . import datasets, masks, mixing, motion, puppets, quality, settings, tables, video
+from . import datasets, masks, mixing, motion, puppets, quality, settings, video
 from .clips import centre_box
+from .pages import ParameterError, Parameters
 
 # %% ../nbs/use/40_explore.ipynb #d416205a
 LENGTH = 16  # frames in a clip
@@ -558,7 +559,7 @@ def _training_code(choice: Choice, profile: str, family: str) -> list:
     values = choice.values
     params = kind.fixed | {name: values[name] for name in kind.carried}
     if mix_of(kind).background:
-        params |= {"source": choice.background}
+        params |= {"background": choice.background}
     clips = f"length={LENGTH}, stride={choice.stride}, size={choice.size}"
     lines = [
         "",
@@ -988,16 +989,16 @@ def quality_parameters(
     if profile not in COUNTS:
         near = difflib.get_close_matches(str(profile), COUNTS, 1, 0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise tables.ParameterError(
+        raise ParameterError(
             f"profile is {profile!r}{hint}: use one of {', '.join(COUNTS)}; "
             "masks are measured on puppets, whose truth is known"
         )
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise tables.ParameterError(f"seed is {seed!r}: use a whole number, 0 or more")
+        raise ParameterError(f"seed is {seed!r}: use a whole number, 0 or more")
     return {"profile": profile, "seed": seed, "count": COUNTS[profile]}
 
 
-class QualityPage(tables.Parameters):
+class QualityPage(Parameters):
     "The frame of the mask quality page: its parameters, and count: films of each set under each camera."
 
     names = ("profile", "seed")

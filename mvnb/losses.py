@@ -36,8 +36,8 @@ def info_nce(
     temperature: float = 0.1,  # > 0
     with_top1: bool = False,  # return (loss, top1) instead
 ) -> Tensor | tuple:  # scalar, float32; log(K+1) when nothing has been learnt
-    """InfoNCE (FAME, Eq. 1; van den Oord et al. 2018), mean over the batch. With `with_top1` also the share of
-    of queries to which no key is nearer than their own. Raises ValueError if shapes do not agree."""
+    """InfoNCE (FAME, Eq. 1; van den Oord et al. 2018), mean over the batch; `with_top1` adds the share of
+    queries to which no key is nearer than their own. Raises ValueError if shapes do not agree."""
     logits = contrast_logits(q, k, queue, temperature)
     loss = (logits.logsumexp(1) - logits[:, 0]).mean()
     if not with_top1:

@@ -68,11 +68,11 @@ def clip(request):
 
 @pytest.fixture(params=["noise", "real"])
 def untied(request):
-    "Clips without the large exactly still areas of a drawn picture, where the choice among equal seeds is anyone's."
+    "Clips without the large still areas of a drawn picture, where many seeds are equal and any choice is right."
     return request.getfixturevalue("real") if request.param == "real" else noise((2, 3, 5, 40, 44))
 
 
-# ---------------------------------------------------------------- the oracle: METHODS, FAME, steps 1 to 5, in NumPy and loops
+# ---------------------------------------------------------------- the oracle: FAME's steps in NumPy and loops
 
 
 def slow_blur(image):
@@ -338,8 +338,15 @@ def test_refuses(make):
         make((noise() * 255).to(torch.int16))
 
 
+def test_a_kind_is_the_name_of_its_function():
+    assert masks.KINDS == tuple(masks.MASKS)
+    for kind, make in masks.MASKS.items():
+        assert getattr(masks, f"{kind}_mask") is make
+
+
 def test_names():
     clip = noise()
+    assert torch.equal(masks.foreground(clip), masks.fame_mask(clip))
     for name, make in masks.MASKS.items():
         assert torch.equal(masks.foreground(clip, name, 0.3), make(clip, 0.3))
     assert not torch.equal(masks.foreground(clip, "fame", 0.3, hue="angle"), masks.fame_mask(clip, 0.3))

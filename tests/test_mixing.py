@@ -109,34 +109,39 @@ def test_merge_refuses():
             call()
 
 
-# ---------------------------------------------------------------- FAME
+# ---------------------------------------------------------------- another background
 
 
-@pytest.mark.parametrize("variant", list(masks.MASKS))
-def test_fame_is_mask_and_merge(variant):
+@pytest.mark.parametrize("kind", masks.KINDS)
+def test_replacing_is_mask_and_merge(kind):
     clip, order = noise(), torch.tensor([3, 2, 1, 0])
-    mask = masks.foreground(clip, variant, 0.3)[:, None, None]
+    mask = masks.foreground(clip, kind, 0.3)[:, None, None]
     assert torch.equal(
-        mixing.fame(clip, 0.3, variant, permutation=order), torch.where(mask, clip, clip[order])
+        mixing.replace_background(clip, 0.3, kind, permutation=order), torch.where(mask, clip, clip[order])
     )
     other = noise(seed=8)
-    assert torch.equal(mixing.fame(clip, 0.3, variant, "intra", other=other), torch.where(mask, clip, other))
-    assert mixing.fame(clip, 1, variant) is clip
+    assert torch.equal(
+        mixing.replace_background(clip, 0.3, kind, "intra", other=other), torch.where(mask, clip, other)
+    )
+    assert mixing.replace_background(clip, 1, kind) is clip
 
 
-def test_fame_passes_on_hue_and_memory():
+def test_replacing_passes_on_hue_and_memory():
     clip, order, out = noise((4, 3, 4, 40, 40)), torch.tensor([1, 2, 3, 0]), torch.empty(4, 3, 4, 40, 40)
     angle = masks.fame_mask(clip, 0.4, "angle")
-    assert mixing.fame(clip, 0.4, permutation=order, hue="angle", out=out) is out
+    assert mixing.replace_background(clip, 0.4, permutation=order, hue="angle", out=out) is out
     assert torch.equal(out, torch.where(angle[:, None, None], clip, clip[order]))
 
 
 def test_permutations_follow_the_generator():
     clip = noise((6, 3, 3, 12, 10))
-    assert torch.equal(mixing.fame(clip, generator=generator(3)), mixing.fame(clip, generator=generator(3)))
     assert torch.equal(
-        mixing.fame(clip, generator=generator(3)),
-        mixing.fame(clip, permutation=mixing.draw_order(6, generator(3))),
+        mixing.replace_background(clip, generator=generator(3)),
+        mixing.replace_background(clip, generator=generator(3)),
+    )
+    assert torch.equal(
+        mixing.replace_background(clip, generator=generator(3)),
+        mixing.replace_background(clip, permutation=mixing.draw_order(6, generator(3))),
     )
     orders = torch.stack([mixing.draw_order(6, generator(seed)) for seed in range(600)])
     assert torch.equal(orders.sort(1).values, torch.arange(6).expand(600, 6))
@@ -149,47 +154,52 @@ def test_permutations_follow_the_generator():
 def test_bytes_and_floats_merge_alike():
     clip, order = (noise((4, 3, 4, 40, 40)) * 255).byte(), torch.tensor([1, 2, 3, 0])
     assert torch.equal(
-        mixing.fame(clip, permutation=order).float() / 255, mixing.fame(clip.float() / 255, permutation=order)
+        mixing.replace_background(clip, permutation=order).float() / 255,
+        mixing.replace_background(clip.float() / 255, permutation=order),
     )
 
 
 def test_views():
     query, key = noise(), noise(seed=8)
-    single = mixing.fame_views(query, key, 0.3, generator=generator(1))
-    assert single[1] is key and torch.equal(single[0], mixing.fame(query, 0.3, generator=generator(1)))
+    single = mixing.merge_views(query, key, 0.3, generator=generator(1))
+    assert single[1] is key and torch.equal(
+        single[0], mixing.replace_background(query, 0.3, generator=generator(1))
+    )
     draws = generator(1)
     first, second = mixing.draw_order(4, draws), mixing.draw_order(4, draws)
-    both = mixing.fame_views(query, key, 0.3, "both", generator=generator(1))
-    assert torch.equal(both[0], mixing.fame(query, 0.3, permutation=first)) and torch.equal(
-        both[1], mixing.fame(key, 0.3, permutation=second)
+    both = mixing.merge_views(query, key, 0.3, "both", generator=generator(1))
+    assert torch.equal(both[0], mixing.replace_background(query, 0.3, permutation=first)) and torch.equal(
+        both[1], mixing.replace_background(key, 0.3, permutation=second)
     )
-    within = mixing.fame_views(query, key, 0.3, "both", source="intra")
+    within = mixing.merge_views(query, key, 0.3, "both", background="intra")
     assert torch.equal(within[0], mixing.merge(query, key, masks.fame_mask(query, 0.3)))
     assert torch.equal(within[1], mixing.merge(key, query, masks.fame_mask(key, 0.3)))
-    assert all(a is b for a, b in zip(mixing.fame_views(query, key, 1, "both"), (query, key)))
+    assert all(a is b for a, b in zip(mixing.merge_views(query, key, 1, "both"), (query, key)))
 
 
-def test_fame_refuses():
+def test_replacing_refuses():
     clip = noise()
     with pytest.raises(ValueError, match="inter, intra"):
-        mixing.fame(clip, source="outer")
+        mixing.replace_background(clip, background="outer")
     with pytest.raises(ValueError, match="other"):
-        mixing.fame(clip, source="intra")
+        mixing.replace_background(clip, background="intra")
     with pytest.raises(ValueError, match="single, both"):
-        mixing.fame_views(clip, clip, branch="none")
+        mixing.merge_views(clip, clip, branch="none")
     with pytest.raises(ValueError, match="no mask"):
-        mixing.fame(clip, variant="grad")
+        mixing.replace_background(clip, kind="grad")
     with pytest.raises(ValueError, match="beta"):
-        mixing.fame(clip, 0)
+        mixing.replace_background(clip, 0)
 
 
 def test_compiles_into_one_graph():
     torch._dynamo.reset()
     clip, order = noise((4, 3, 4, 24, 24)), torch.tensor([1, 2, 3, 0])
     compiled = torch.compile(
-        lambda x, o: mixing.fame(x, 0.3, permutation=o), fullgraph=True, backend="aot_eager"
+        lambda x, o: mixing.replace_background(x, 0.3, permutation=o), fullgraph=True, backend="aot_eager"
     )
-    assert (compiled(clip, order) == mixing.fame(clip, 0.3, permutation=order)).float().mean() > 0.999
+    assert (
+        compiled(clip, order) == mixing.replace_background(clip, 0.3, permutation=order)
+    ).float().mean() > 0.999
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
