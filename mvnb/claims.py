@@ -203,7 +203,9 @@ def margin_note(seeds: tuple, what: str = ", of the claim's weakest inequality")
 
 def verdicts(outcome: Outcome) -> Verdicts:
     "The paper's claims, tested on every test set that was run."
-    plan, d, lines = outcome.plan, outcome.definition, outcome.claim_lines
+    plan = outcome.plan
+    d = outcome.definition
+    lines = outcome.claim_lines
     notes = [NOT_JUDGED] if plan.profile == "smoke" else [margin_note(plan.seeds)]
     ours = list(dict.fromkeys(claim.text for claim in d.claims if claim.ours))
     if ours:

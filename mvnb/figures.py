@@ -82,7 +82,7 @@ def trouble(self: Definition, profile: str, data: str) -> str:
                 return why
     return ""
 
-
+# %% ../nbs/results/35_figures.ipynb #31967ffb
 @patch
 def videos(
     self: Definition,
@@ -121,7 +121,9 @@ def cells(
     found = {}
     for seed in seeds:
         for row in self.rows:
-            its, family, start = row.profile(profile, self.paper), row.family or self.family, videos.name
+            its = row.profile(profile, self.paper)
+            family = row.family or self.family
+            start = videos.name
             if row.pretrain is not None:
                 start = row.pretrain.data if videos.real else row.pretrain.stand_in
             for name, reader in self.protocols.items():
@@ -227,7 +229,7 @@ def plan(
     videos = d.videos(profile, data)
     return Plan(d, profile, seeds, data or "", videos, d.cells(profile, videos, seeds), device)
 
-
+# %% ../nbs/results/35_figures.ipynb #d3c9c978
 @patch
 def run(
     self: Figure,
@@ -533,7 +535,9 @@ class Maps(Drawing):
 @patch
 def _clip_shares(self: Maps, clip: Tensor, truth: Tensor | None, keep: list) -> tuple:
     "Shares [B] of one clip per video, by key, and the maps of some of them."
-    x, found, pictures = normalize(clip), {}, {}
+    x = normalize(clip)
+    found = {}
+    pictures = {}
     inside = {self.own: self.mask(clip)}
     if truth is not None:
         inside["actor"] = truth
@@ -549,7 +553,7 @@ def _clip_shares(self: Maps, clip: Tensor, truth: Tensor | None, keep: list) -> 
     pictures["truth"] = truth[keep].cpu() if truth is not None else None
     return found, pictures
 
-
+# %% ../nbs/results/35_figures.ipynb #461e821a
 @patch
 def _batch_shares(self: Maps, dataset, batch: dict, examples: list) -> tuple:
     "Shares [B] of a batch, by key, NaN where a video cannot be read; and the pictures of its examples."
@@ -591,7 +595,7 @@ def _measure(self: Maps, test: str, dataset, workers: int, examples: list, progr
         else:
             self.shares[(*key[:4], test, key[4])] = torch.cat(values).numpy()
 
-
+# %% ../nbs/results/35_figures.ipynb #669ca4b0
 @patch
 def of(
     self: Maps,
@@ -684,7 +688,10 @@ def provenance(self: Maps) -> list:  # of sentences
 @patch
 def figure(self: Maps, test: str | None = None, protocol: str = "linear"):  # -> matplotlib Figure
     "Clips and what the networks look at; the middle frame, the foreground outlined, the share below."
-    test, rows, outline, notes = test or self.tests[-1], {}, {}, {}
+    test = test or self.tests[-1]
+    rows = {}
+    outline = {}
+    notes = {}
     for part in self.shown[test]:
         for k, name in enumerate(part["names"]):
             clip, middle = part["clip"][k], part["clip"].shape[2] // 2

@@ -291,7 +291,9 @@ def _apart(k: int, n: int) -> float:
 @patch
 def draw_dots(self: Outcome, left, right):
     "One line of dots for each row; each panel lists its own rows."
-    d, theirs, series = self.definition, published(self.definition), self.tests
+    d = self.definition
+    theirs = published(self.definition)
+    series = self.tests
     data = list(dict.fromkeys(column.data for column in d.columns))
     labels = list(dict.fromkeys(column.label for column in d.columns))
     colour = {column.key: f"C{data.index(column.data)}" for column in d.columns}

@@ -11,6 +11,8 @@ import os
 import sys
 from pathlib import Path
 
+from fastcore.basics import patch
+
 from . import recipes, settings
 from .figures import figure
 from .settings import nearest
@@ -82,24 +84,26 @@ class Parameters:
         "Values with their types put right. Raises ParameterError."
         return checked(values)
 
-    def read(self, **values) -> dict:  # name=value for every name of the notebook
-        "Reads the parameters. Raises ParameterError for unknown or missing names, and for wrong values."
-        cells = [assigned(cell) for cell in _cells()[self.seen : -1]]
-        if not self.first:  # later cells may name what they like
-            cells = [names for names in cells if set(names) & set(self.names)]
-        for name in dict.fromkeys([*(name for names in cells for name in names), *values]):
-            if name not in self.names:
-                have = ", ".join(self.names)
-                hint = nearest(name, self.names)
-                raise ParameterError(f"unknown parameter {name!r}{hint} (there are: {have})")
-        if missing := [name for name in self.names if name not in values]:
-            raise ParameterError(
-                f"{', '.join(missing)} was not passed on: name every parameter in page.read(...)"
-            )
-        self.values = self.checked(values)
-        self.first = False
-        self.seen = len(_cells())
-        return self.values
+# %% ../nbs/results/36_pages.ipynb #710bffc5
+@patch
+def read(self: Parameters, **values) -> dict:  # name=value for every name of the notebook
+    "Reads the parameters. Raises ParameterError for unknown or missing names, and for wrong values."
+    cells = [assigned(cell) for cell in _cells()[self.seen : -1]]
+    if not self.first:  # later cells may name what they like
+        cells = [names for names in cells if set(names) & set(self.names)]
+    for name in dict.fromkeys([*(name for names in cells for name in names), *values]):
+        if name not in self.names:
+            have = ", ".join(self.names)
+            hint = nearest(name, self.names)
+            raise ParameterError(f"unknown parameter {name!r}{hint} (there are: {have})")
+    if missing := [name for name in self.names if name not in values]:
+        raise ParameterError(
+            f"{', '.join(missing)} was not passed on: name every parameter in page.read(...)"
+        )
+    self.values = self.checked(values)
+    self.first = False
+    self.seen = len(_cells())
+    return self.values
 
 # %% ../nbs/results/36_pages.ipynb #7a8706ac
 def checked(values: dict) -> dict:

@@ -419,10 +419,7 @@ class Plan:
             self.states = {hash_: status.state for hash_, status in here.items()}
             self.found = {hash_: status.result for hash_, status in here.items() if status.result}
             past = runs.stored() if self.todo else []
-            estimates = [
-                (recipe.hash, runs.estimate(recipe, self.device, counts, past)) for recipe in self.todo
-            ]
-        self.costs = dict(estimates)
+            self.costs = {r.hash: runs.estimate(r, self.device, counts, past) for r in self.todo}
         return self
 
     @property
@@ -629,7 +626,7 @@ class Table:
         d = self.definition
         return f"{d.paper.upper()} {called(d.number)}: {d.title}\n{markdown(self.published)}"
 
-
+# %% ../nbs/results/32_tables.ipynb #aeb65745
 @patch
 def plan(
     self: Table,
@@ -686,7 +683,9 @@ def compute(
     "Computes what is not stored, parents first. Raises ValueError when the data are not on this machine."
     if plan.videos.blocked:
         raise ValueError(plan.videos.blocked)
-    known, done, stored = {}, {}, 0
+    known = {}
+    done = {}
+    stored = 0
     for k, recipe in enumerate(plan.runs, 1):
         here = runs.status(recipe, known)
         if here.state == "stored":

@@ -118,7 +118,9 @@ def stages_figure(self: Masks):  # -> matplotlib Figure
 @patch
 def merge_figure(self: Masks):  # -> matplotlib Figure
     "The end of Section 3.2: foreground of one clip before the background of another."
-    mask, middle, rows = self.stages.mask, self.clips.shape[2] // 2, {}
+    mask = self.stages.mask
+    middle = self.clips.shape[2] // 2
+    rows = {}
     merged = mixing.merge(self.clips, self.clips, mask, order=self.order)
     for k, name in enumerate(self.names):
         clip, other = self.clips[k], self.clips[self.order[k]]
@@ -127,11 +129,14 @@ def merge_figure(self: Masks):  # -> matplotlib Figure
         rows[name] |= {"middle frame": merged[k, :, middle], "last frame": merged[k, :, -1]}
     return show.rows(rows)
 
-
+# %% ../../../nbs/papers/fame/4_figures.ipynb #45144ea7
 @patch
 def variants_figure(self: Masks):  # -> matplotlib Figure
     "Figure 3: FAME and its three variants; the actor outlined where it is known, else the mask."
-    middle, rows, outline, notes = self.clips.shape[2] // 2, {}, {}, {}
+    middle = self.clips.shape[2] // 2
+    rows = {}
+    outline = {}
+    notes = {}
     found = {title: masks.foreground(self.clips, v, self.beta) for v, title in VARIANTS.items()}
     for k, name in enumerate(self.names):
         rows[name] = {"clip": self.clips[k, :, middle]}

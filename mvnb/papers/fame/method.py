@@ -29,7 +29,7 @@ def _check_options(**options):
         if value not in choices:
             raise ValueError(f"{name} {value!r} is not known to FAME: choose one of {', '.join(choices)}")
 
-
+# %% ../../../nbs/papers/fame/1_method.ipynb #b42803b1
 class FAME(nn.Module):
     "Momentum contrast with foreground-background merging (Ding et al. 2022, Section 3)."
 

@@ -135,11 +135,13 @@ def _draw_test(self: Stills, ax, test: str):
     look = dict(handlelength=1.2, columnspacing=0.8, handletextpad=0.4)
     ax.legend(fontsize=7, loc="upper center", ncols=3, **look)
 
-
+# %% ../../../nbs/papers/mac/4_figures.ipynb #0502f2b1
 @patch
 def figure(self: Stills):  # -> matplotlib Figure
     "Published losses, and for each test of ours the accuracies on ordinary and still clips."
-    rows, published, panels = self.plan.definition.rows, _printed(), 1 + len(self.tests)
+    rows = self.plan.definition.rows
+    published = _printed()
+    panels = 1 + len(self.tests)
     figure, (axes,) = show.canvas(1, panels, (3.2 * panels, 3.1))
     axes[0].bar(range(len(rows)), [published[row.key] for row in rows], 0.5, color="0.6")
     axes[0].set(title="published: MAC, Section 4.4", ylabel="loss of accuracy on Still-UCF (points)")

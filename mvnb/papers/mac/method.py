@@ -51,7 +51,7 @@ def _check_choices(**given):
                 f"{name} {value!r} is not known to MAC: choose one of {', '.join(CHOICES[name])}"
             )
 
-
+# %% ../../../nbs/papers/mac/1_method.ipynb #11680c24
 def _check_numbers(n, k, ss_weight, c_weight, lambda_, m, reach):
     "Raises ValueError for a number that is out of its range."
     whole = isinstance(n, Integral) and isinstance(k, Integral)

@@ -99,7 +99,9 @@ S_TABLE3 = ablation(
 )
 
 # %% ../../../nbs/papers/mac/5_supplement.ipynb #fdd9a7ac
-_CE, _MSE, _MSE_N = "Cross-Entropy Loss", "MSE Regression Loss", "MSE-n Regression Loss"
+_CE = "Cross-Entropy Loss"
+_MSE = "MSE Regression Loss"
+_MSE_N = "MSE-n Regression Loss"
 
 S_TABLE4 = ablation(
     4,
@@ -164,7 +166,9 @@ _M_CLAIMS.append(beats("m = 1 beats m = 0.1", "1", "0.1"))
 _L_CLAIMS = [beats("λ = 30 beats λ = 10", "30", "10"), beats("λ = 30 beats λ = 60", "30", "60")]
 _L_CLAIMS.append(beats("λ = 60 beats λ = 10", "60", "10"))
 
-_K, _M, _LAMBDA = (2, 3, 4, 5, 6), (0.1, 0.5, 1.0), (10, 30, 60)
+_K = (2, 3, 4, 5, 6)
+_M = (0.1, 0.5, 1.0)
+_LAMBDA = (10, 30, 60)
 S_TABLE6 = ablation(6, "Number of factors k", "k", "k (number of factors)", _varied("k", _K, 4), _K_CLAIMS)
 S_TABLE7 = ablation(
     7, "Memory m of the background", "m", "m (weight of the past)", _varied("m", _M, 0.5), _M_CLAIMS
@@ -250,9 +254,13 @@ def _ends() -> dict:  # row -> %
 @patch
 def _judged_on(self: Curve, test: str) -> list:
     "All claims on one test set."
-    first, last, ends = str(EPOCHS[0]), str(EPOCHS[-1]), _ends()
+    first = str(EPOCHS[0])
+    last = str(EPOCHS[-1])
+    ends = _ends()
     known = _printed().set_index("row")["value"]
-    early, whole, none = known[first], ends[last], ends["0"]
+    early = known[first]
+    whole = ends[last]
+    none = ends["0"]
     random, short, long = (self.right("finetune", row, test) for row in ("0", first, last))
     on, ours = dict(published_on="UCF101"), dict(published_on="UCF101", by="ours, not the paper's")
 

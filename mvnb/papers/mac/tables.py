@@ -61,7 +61,10 @@ TABLE1 = define(
 
 # %% ../../../nbs/papers/mac/3_tables.ipynb #0f1008e6
 def _claims2():
-    two, one, four, long = "MAC-SC-2, two heads", "MAC-SC-1", "MAC-SC-4", "MAC-SC-4*"
+    two = "MAC-SC-2, two heads"
+    one = "MAC-SC-1"
+    four = "MAC-SC-4"
+    long = "MAC-SC-4*"
     text = "two multipliers beat one, at the same number of classes a head"
     yield Claim(text, "UCF101", (two,), (one,))
     text = "one head over all combinations beats one for each multiplier"
@@ -94,11 +97,9 @@ _FAME = dict(params=Options(beta=0.5), paper="fame")
 
 
 def _rows3():
-    linear, ucf, kinetics = (
-        dict(protocol="linear", pretrain=KINETICS),
-        dict(pretrain=UCF),
-        dict(pretrain=KINETICS),
-    )
+    linear = dict(protocol="linear", pretrain=KINETICS)
+    ucf = dict(pretrain=UCF)
+    kinetics = dict(pretrain=KINETICS)
     yield Row("MoCo K400 linear", "MoCo, K400, linear", "moco", paper="fame", **linear)
     yield Row("FAME K400 linear", "FAME, K400, linear", "fame", **linear, **_FAME)
     yield Row("MAC-SC-2 K400 linear", "MAC-SC-2, K400, linear", "mac", mac(), **linear)
