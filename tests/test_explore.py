@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from mvnb import clips, explore, masks, motion, puppets, quality, tables, video
+from mvnb import clips, explore, masks, motion, pages, puppets, quality, video
 
 ROOT = Path(__file__).resolve().parent.parent
 CHOICE = explore.Choice(explore.Puppet("puppets-u", "kick", 2), knobs=(("beta", 0.3),))
@@ -337,7 +337,7 @@ def test_a_fault_in_a_mask_of_ones_own_is_a_sentence(monkeypatch):
     ],
 )
 def test_parameters_that_cannot_be(values, said):
-    with pytest.raises(tables.ParameterError, match=said):
+    with pytest.raises(pages.ParameterError, match=said):
         explore.quality_parameters(**values)
 
 

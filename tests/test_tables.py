@@ -486,8 +486,11 @@ def test_a_lost_tag_is_refused(shell):
 def test_a_parameter_that_lost_its_default_is_refused(shell):
     with pytest.raises(NameError, match="seeds"):
         shell(HEAD, DEFAULTS.replace("seeds = 1", ""), TAKE)
+
+
+def test_a_parameter_that_is_not_passed_on_is_refused(shell):
     with pytest.raises(pages.ParameterError, match="seeds was not passed on"):
-        shell("page.read(profile=profile, data=data, device=device, workers=workers)")
+        shell(HEAD, DEFAULTS, "page.read(profile=profile, data=data, device=device, workers=workers)")
 
 
 def test_another_interpreter_is_refused(shell, monkeypatch):

@@ -159,7 +159,7 @@ def test_what_cannot_run_here_is_left_out_and_told(place, monkeypatch):
 
 def test_a_plan_shows_what_a_batch_leaves_out(place, monkeypatch, capsys):
     "The paper's own videos are not here: what they would cost can be asked, and nothing starts."
-    monkeypatch.setattr(tables, "_trouble", lambda name: f"{name} is on another machine")
+    monkeypatch.setattr(tables, "data_trouble", lambda name: f"{name} is on another machine")
     graph = batch.gather("paper", "fame_table3*")
     assert (
         len(graph.runs) == 12
