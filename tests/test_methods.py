@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from mvnb import masks, methods
 from mvnb.augment import to_float
 from mvnb.papers.fame.method import BE, FAME
-from mvnb.methods.contrast import MoCo, encode_shuffled, enqueue, momentum_update
+from mvnb.methods.contrast import MoCo, encode_shuffled, encode_split, enqueue, momentum_update
 
 TINY = dict(backbone="r2plus1d_tiny", queue=20, seed=5)
 
@@ -211,3 +211,93 @@ def test_bf16_autocast_gives_a_finite_float32_loss():
 def test_bad_options_are_refused(name, params, sentence):
     with pytest.raises((ValueError, TypeError), match=sentence):
         methods.build(name, **{**TINY, **params})
+
+
+# ---------------------------------------------------------------- what others ask about a method
+
+
+def test_names_owners_and_parameters():
+    assert {"moco", "supervised", "fame", "be", "mac"} <= set(methods.names())
+    owners = {name: methods.owner(name) for name in methods.names()}
+    assert (owners["moco"], owners["supervised"], owners["fame"], owners["be"], owners["mac"]) == (
+        None,
+        None,
+        "fame",
+        "fame",
+        "mac",
+    )
+    for name in methods.names():  # what may be set, can be set
+        params = methods.parameters(name)
+        assert not {"self", "backbone", "seed", "photometric"} & set(params)
+        methods.build(name, backbone="r2plus1d_tiny", **params)
+    assert methods.parameters("fame")["queue"] == methods.parameters("moco")["queue"] == 2048
+
+
+def test_what_a_run_needs_besides_videos_the_method_says():
+    assert methods.inputs("moco", {}) == methods.inputs("mac", {}) == {}
+    needed = methods.inputs("mac", {"source": "box", "reach": 2})
+    assert set(needed) == {"boxes"} and callable(needed["boxes"].check)
+    assert hash(needed["boxes"]) == hash(methods.inputs("mac", {"source": "box", "reach": 2})["boxes"])
+
+
+def test_the_cost_of_a_step_is_counted_in_passes():
+    "A query forwards and backwards is three passes, a key one; a guess alone needs no key."
+    assert methods.passes("moco", {"symmetric": False}) == 4 and methods.passes("fame", {}) == 8
+    assert methods.passes("supervised", {}) == 3 and methods.passes("mac", {"objective": "s"}) == 3
+
+
+def test_two_papers_may_not_share_a_method(monkeypatch):
+    from mvnb.papers.mac import method
+
+    monkeypatch.setattr(method, "METHODS", {"fame": MoCo})
+    with pytest.raises(ValueError, match="'fame' is in METHODS of two papers, fame and mac"):
+        methods.names()
+    monkeypatch.setattr(method, "METHODS", {"moco": MoCo})
+    with pytest.raises(ValueError, match="'moco' of a paper"):
+        methods.names()
+
+
+# ---------------------------------------------------------------- split batch norm
+
+
+@pytest.mark.parametrize("size, group", [(8, 4), (9, 4), (10, 4), (5, 8), (7, 2)])
+def test_split_bn_keeps_groups_apart_and_the_order_of_clips(size, group):
+    "Every clip comes back in its place, encoded with its group alone; no group is a single clip."
+    seen = []
+
+    def encode(clips):
+        seen.append(clips.flatten().tolist())
+        return torch.stack([clips[:, 0], clips[:, 0] * 0 + clips.sum()], 1)
+
+    x = torch.arange(size, dtype=torch.float)[:, None] + 1
+    keys = encode_split(encode, x, group, np.random.default_rng(3))
+    assert torch.equal(keys[:, :1], x) and sorted(v for part in seen for v in part) == x.flatten().tolist()
+    assert all(1 < len(part) <= group + 1 for part in seen)
+    for part in seen:
+        for value in part:
+            assert keys[int(value) - 1, 1] == sum(part)
+
+
+def test_split_bn_changes_keys_in_training_only():
+    batch = make_batch(size=8)
+    split, whole = MoCo(**TINY, split_bn=4), MoCo(**TINY)
+    clip = split.pair(batch)[1]
+    rng = lambda: np.random.default_rng(0)
+    assert not torch.allclose(split.contrast.keys(clip, rng()), whole.contrast.keys(clip, rng()))
+    split.eval(), whole.eval()
+    split.load_state_dict(whole.state_dict())
+    assert torch.equal(split.contrast.keys(clip, rng()), whole.contrast.keys(clip, rng()))
+
+
+def test_a_copy_of_a_method_follows_its_own_encoder():
+    "The key encoder's reference to the query encoder is copied along, and is no part of the state."
+    method = MoCo(**TINY, momentum=0.0)
+    twin = copy.deepcopy(method)
+    assert twin.contrast.query is twin.backbone and twin.contrast.query is not method.backbone
+    assert not [name for name in method.state_dict() if "query" in name]
+    with torch.no_grad():
+        for p in twin.backbone.parameters():
+            p.add_(1)
+    twin.contrast.start_step(0)
+    for key, query in zip(twin.contrast.key_backbone.parameters(), twin.backbone.parameters()):
+        assert torch.equal(key, query)
