@@ -1006,8 +1006,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'mvnb/papers/mac/supplement.py'),
                                             'mvnb.papers.mac.supplement.Lengths.cells': ( 'papers/mac/supplement.html#lengths.cells',
                                                                                           'mvnb/papers/mac/supplement.py'),
-                                            'mvnb.papers.mac.supplement.Lengths.trouble': ( 'papers/mac/supplement.html#lengths.trouble',
-                                                                                            'mvnb/papers/mac/supplement.py'),
                                             'mvnb.papers.mac.supplement._augmentation': ( 'papers/mac/supplement.html#_augmentation',
                                                                                           'mvnb/papers/mac/supplement.py'),
                                             'mvnb.papers.mac.supplement._claims5': ( 'papers/mac/supplement.html#_claims5',

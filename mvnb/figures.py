@@ -74,12 +74,12 @@ class Videos:
 def trouble(self: Definition, profile: str, data: str) -> str:
     "Why a figure cannot be drawn from a real data set here, or nothing."
     if why := tables.data_trouble(data):
-        return why
+        return f"it needs {data}: {why}"
     for row in self.rows:
         if row.pretrain:
             its, family = row.profile(profile, self.paper), row.family or self.family
             if why := tables.start_trouble(row, its, row.pretrain.data, family):
-                return why
+                return f"the pretraining needs {row.pretrain.data}: {why}"
     return ""
 
 # %% ../nbs/results/35_figures.ipynb #31967ffb
@@ -100,14 +100,14 @@ def videos(
     names = [name for name in asked if name in known]
     if not names:
         hint = nearest(text, [*known, "puppets"])
-        what = f"{self.paper}, {called(self.number, 'figure')}"
+        what = f"{called(self.number, 'figure')} of {self.paper}"
         raise ValueError(
             f"data {data!r} is not what {what} is drawn from{hint}: use puppets, or one of {', '.join(known)}"
         )
     why = self.trouble(profile, names[0])
     if why and text != "real":
         raise ValueError(f"data={data!r}: {why}")
-    return Videos(names[0], f"it needs {names[0]}: {why}" if why else "")
+    return Videos(names[0], why)
 
 # %% ../nbs/results/35_figures.ipynb #aebc4da9
 @patch

@@ -510,7 +510,7 @@ def test_the_scoreboard_reads_the_store(outcomes, place):
     board = claims.scoreboard("smoke", source="store")
     judged = board[board["biased test"] == "not judged"]
     assert set(judged.table) == set(NUMBERS) and len(board) == sum(
-        len(d.claims) for d in tables.TABLES.values()
+        len(d.claims) for d in tables.definitions()
     )
     two = claims.scoreboard("smoke", seeds=2, source="store")
     assert set(two["measured on"]) == {"not run"}  # only seed 0 is there

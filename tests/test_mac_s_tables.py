@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from mvnb import boxes, datasets, figures, methods, recipes, tables
-from mvnb.papers.mac import supplement
 from mvnb.papers.mac.supplement import EPOCHS, Curve, shortened
 from mvnb.papers.mac.method import AUGMENTATIONS
 from mvnb.train import learning_rate
@@ -212,9 +211,8 @@ def test_the_figure_pretrains_on_other_videos_than_it_tests(place, monkeypatch):
         and "ucf101" in figures.figure("mac", "s1").plan("paper", device="cpu").videos.blocked
     )
     monkeypatch.setattr(tables, "data_trouble", lambda name: "")
-    monkeypatch.setattr(
-        supplement, "data_trouble", lambda name: "it is away" if name == "kinetics400" else ""
-    )
+    away = lambda row, profile, data, family: "it is away" if data == "kinetics400" else ""
+    monkeypatch.setattr(tables, "start_trouble", away)
     definition = figures.figure("mac", "s1").definition
     assert "kinetics400: it is away" in definition.videos("paper", "").blocked
     with pytest.raises(ValueError, match="data='ucf101'.*kinetics400"):

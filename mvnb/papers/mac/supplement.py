@@ -22,7 +22,7 @@ from .method import AUGMENTATIONS
 from .recipe import PAPER
 from .tables import ABLATION, HMDB, KINETICS, TABLE3, UCF, mac
 from ...recipes import Options, Recipe
-from ...tables import DATA, Claim, Definition, Row, data_trouble, define, published, seed_text
+from ...tables import DATA, Claim, Definition, Row, define, published, seed_text
 
 # %% ../../../nbs/papers/mac/5_supplement.ipynb #766a59e9
 SC2 = mac()  # k = 4, m = 0.5, lambda = 30 are the method's own defaults
@@ -210,15 +210,6 @@ class Lengths(figures.Definition):
                 parent = shortened(recipe.parent, int(row) / self.whole)
                 found[protocol, row, seed] = replace(recipe, parent=parent)
         return found
-
-    def trouble(self, profile: str, data: str) -> str:
-        "As for any figure; the videos of the pretraining have to be here too."
-        if why := super().trouble(profile, data):
-            return why
-        for name in sorted({row.pretrain.data for row in self.rows if row.pretrain}):
-            if why := data_trouble(name):
-                return f"the pretraining needs {name}: {why}"
-        return ""
 
 # %% ../../../nbs/papers/mac/5_supplement.ipynb #bd4dfe65
 class Curve(Drawing):
