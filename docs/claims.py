@@ -10,10 +10,11 @@ import re
 import nbformat
 
 from mvnb.claims import scoreboard
-from mvnb.tables import called, definitions
+from mvnb.tables import SAID_BY, called, definitions
 from stage import PAPERS, order
 
 VERDICTS = ("holds", "fails", "undecided", "not judged", "not run")
+ORIGINS = {"paper": SAID_BY["text"], "ours, not the paper's": SAID_BY["ours"]}  # words of older pages
 SAID = re.compile(rf"({'|'.join(VERDICTS)})(?: \((.*)\))?")
 
 
@@ -74,7 +75,15 @@ def board(site) -> dict[str, list[dict]]:
         path = site.root / "outputs" / "demo" / f"{stem}.claims.csv"
         if path.is_file() and (lines := from_file(path)):
             out[stem] = lines
-    return out
+    named = {d.notebook: d for d in definitions()}
+    return {stem: attributed(lines, named.get(stem)) for stem, lines in out.items()}
+
+
+def attributed(lines: list[dict], definition) -> list[dict]:
+    "The same claims, each with who says so: as the definition has it now, or as its page said."
+    now = {claim.text: SAID_BY[claim.by] for claim in definition.claims} if definition else {}
+    said = [now.get(line["claim"]) or ORIGINS.get(line["by"], line["by"]) for line in lines]
+    return [line | {"by": by} for line, by in zip(lines, said)]
 
 
 def verdicts(lines) -> list[str]:
@@ -96,6 +105,16 @@ def counts(lines) -> str:
         + " ".join(f"{badge(v)} {found.count(v)}" for v in VERDICTS if v in found or v in VERDICTS[:3])
         + "</p>"
     )
+
+
+def by_origin(lines) -> str:
+    "The counts of each origin apart: what a paper's text says, what is read from its tables, what is ours."
+    parts = []
+    for origin in SAID_BY.values():
+        its = [line for line in lines if line["by"] == origin]
+        if its:
+            parts.append(f"<p>{html.escape(origin.capitalize())}:</p>" + counts(its))
+    return "\n".join(parts)
 
 
 def shown(value) -> str:
@@ -143,7 +162,8 @@ def write(site):
         "otherwise; a failed claim is shown as failed. Gap ± margin are percentage points. How the margin is computed, and what one seed can and cannot "
         "decide, is in [Claims](library/results/34_claims.ipynb).",
         "Verdicts are about small models on [puppets](library/clips/02_puppets.ipynb), not about the papers' networks on the papers' data.",
-        counts(everything),
+        "A claim is *the paper's text* where the authors say so, *read from its table* where we conclude it from their numbers, and *ours* otherwise.",
+        by_origin(everything),
     ]
     titles = {d.notebook: f"{called(d.number).capitalize()}: {d.title}" for d in definitions()}
     for paper in dict.fromkeys([*PAPERS, *(stem.split("_")[0] for stem in found)]):
@@ -151,7 +171,9 @@ def write(site):
         name = paper.upper()
         parts += [
             f"## {name}",
-            counts([l for lines in mine.values() for l in lines]) if mine else "Its tables are being built.",
+            by_origin([l for lines in mine.values() for l in lines])
+            if mine
+            else "Its tables are being built.",
         ]
         for stem, lines in mine.items():
             page = next(

@@ -21,7 +21,8 @@ from scipy.special import stdtrit
 from . import recipes, settings
 from .outcomes import Outcome, distinct, save_whole
 from .settings import nearest
-from .tables import Claim, Definition, Table, definitions, markdown, paragraphs, published, seeds_of
+from .tables import SAID_BY, Claim, Definition, Table, definitions
+from .tables import markdown, paragraphs, published, seeds_of
 
 # %% ../nbs/results/34_claims.ipynb #96dfc666
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ def judge(
     better: np.ndarray,  # bool [seeds,videos]: the row that should win was right
     worse: np.ndarray,  # bool [seeds,videos]: the other was
     within: float | None = None,  # percentage points they may differ by, instead of one beating the other
+    least: float = 0.0,  # percentage points that one must beat the other by
 ) -> Verdict:
     "One inequality between two rows on one test set."
     d = 100 * (np.asarray(better, float) - np.asarray(worse, float))
@@ -51,7 +53,7 @@ def judge(
     if seeds > 1:
         error = d.mean(1).std(ddof=1) / math.sqrt(seeds)
         margin = max(margin, stdtrit(seeds - 1, 0.975) * error)
-    strength = gap if within is None else within - abs(gap)
+    strength = gap - least if within is None else within - abs(gap)
     if strength > margin:
         return Verdict("holds", gap, margin)
     return Verdict("fails" if strength < -margin else "undecided", gap, margin)
@@ -94,7 +96,7 @@ def verdict(self: Outcome, claim: Claim, test: str) -> Verdict:
     each = []
     for better, worse in claim.pairs:
         ours, theirs = right(better, claim.column), right(worse, claim.versus or claim.column)
-        each.append(judge(ours, theirs, claim.within))
+        each.append(judge(ours, theirs, claim.within, claim.least))
     worst = min(each, key=lambda v: (order[v.verdict], claim.strength(v.gap)))
     return Verdict("not judged", worst.gap, worst.margin) if self.plan.profile == "smoke" else worst
 
@@ -106,7 +108,7 @@ def claim_line(d: Definition, claim: Claim) -> dict:  # column -> text
     "What is known about a claim before anything is run."
     gap = claim.gap(published(d))
     line = dict(paper=d.paper, table=d.number, claim=claim.text)
-    line["by"] = "ours, not the paper's" if claim.ours else "paper"
+    line["by"] = SAID_BY[claim.by]
     line["published_on"] = claim.place
     line["published_gap"] = "" if math.isnan(gap) else f"{gap:+.1f}"
     return line | dict(profile="") | dict.fromkeys(MEASURED, "") | dict(verdict="not run")
@@ -207,9 +209,12 @@ def verdicts(outcome: Outcome) -> Verdicts:
     d = outcome.definition
     lines = outcome.claim_lines
     notes = [NOT_JUDGED] if plan.profile == "smoke" else [margin_note(plan.seeds)]
-    ours = list(dict.fromkeys(claim.text for claim in d.claims if claim.ours))
-    if ours:
-        notes.append("Not said by the paper, these claims are ours: " + "; ".join(ours) + ".")
+    for by, words in (
+        ("table", "Not in the paper's text, but read from its table"),
+        ("ours", "Ours, not the paper's"),
+    ):
+        if texts := list(dict.fromkeys(claim.text for claim in d.claims if claim.by == by)):
+            notes.append(f"{words}: {'; '.join(texts)}.")
     involved = {key for claim in d.claims for key in claim.better + claim.worse}
     if any(row.key in involved and not row.method for row in d.rows):
         notes.append(OTHERS)

@@ -78,7 +78,7 @@ def _data_make(args) -> int:
 
     scale = args.scale
     if scale is None:
-        scale = 1.0 if args.profile == "paper" else recipes.profile(args.profile).scale
+        scale = 1.0 if args.profile in recipes.PUBLISHED else recipes.profile(args.profile).scale
     for name in args.names or puppets.NAMES:
         print(puppets.make(name, seed=args.seed, scale=scale))
     return 0

@@ -90,10 +90,10 @@ def videos(
     data: str | None,  # as asked
 ) -> Videos:
     "What a figure is drawn from; a figure of another kind may override it. Raises ValueError."
-    text = (data or ("real" if profile == "paper" else "puppets")).strip().lower()
+    text = (data or ("real" if profile in recipes.PUBLISHED else "puppets")).strip().lower()
     known = dict(self.data)
     if text == "puppets":
-        if profile == "paper":
+        if profile in recipes.PUBLISHED:
             raise ValueError(tables.PUPPETS_ARE_NOT_PUBLISHED)
         return Videos(self.data[0][1])
     asked = [self.data[0][0]] if text == "real" else [name.strip() for name in text.split(",")]
@@ -147,7 +147,7 @@ class Plan(tables.Plan):
     @property
     def stem(self) -> str:
         "File name of the executed page and its picture."
-        named = self.real and self.profile != "paper"
+        named = self.real and self.profile not in recipes.PUBLISHED
         return f"{self.definition.notebook}_{self.videos.name}" if named else self.definition.notebook
 
 # %% ../nbs/results/35_figures.ipynb #d2628a60
@@ -360,7 +360,7 @@ class Judged:
     claim: str
     test: str
     verdict: Verdict
-    by: str = "paper"  # who makes the claim, as in `claims.scoreboard`
+    by: str = "text"  # who says so, a key of `tables.SAID_BY`
     published_on: str = ""  # data set
     published_gap: float = math.nan  # percentage points, where numbers were published
 
@@ -371,7 +371,7 @@ def judge_claim(
     plan: Plan,  # a smoke plan is not judged
     better: np.ndarray,  # float [seeds,videos] or [1,videos]: a share, a loss, right or wrong; NaN for none
     worse: np.ndarray,  # the same of what it should exceed, on the same videos
-    by: str = "paper",  # who makes the claim
+    by: str = "text",  # who says so, a key of `tables.SAID_BY`
     published_on: str = "",  # data set
     published_gap: float = math.nan,  # percentage points
 ) -> Judged:
@@ -403,7 +403,8 @@ def claim_lines(self: Drawing) -> pd.DataFrame:  # text, one line per claim and 
     lines = []
     for judged in self.judged:
         v = judged.verdict
-        line = dict(paper=d.paper, table=f"figure {d.number}", claim=judged.claim, by=judged.by)
+        by = tables.SAID_BY[judged.by]
+        line = dict(paper=d.paper, table=f"figure {d.number}", claim=judged.claim, by=by)
         line |= dict(published_on=judged.published_on, published_gap=_number(judged.published_gap, "+.1f"))
         line |= dict(profile=plan.profile, measured_on=plan.videos.name, test=judged.test, verdict=v.verdict)
         line |= dict(gap=_number(v.gap, ".2f"), margin=_number(v.margin, ".2f"))
@@ -448,7 +449,7 @@ def claims(self: Drawing) -> Verdicts:
         notes = [
             "Gap ± margin in percentage points; the margin is two paired standard errors over test videos."
         ]
-    ours = dict.fromkeys(j.claim for j in judged if j.by != "paper")
+    ours = dict.fromkeys(j.claim for j in judged if j.by != "text")
     if ours:
         notes.append("Not said by the paper in these words: " + "; ".join(ours) + ".")
     if any(j.verdict.verdict == "not run" for j in judged):

@@ -169,7 +169,7 @@ def _stand_ins(plan: Plan) -> list:  # of sentences
         which = distinct(stand_in)
         advice = "compare our rows with each other, not with the published numbers"
         return [f"Puppets stand in for the paper's data ({which}): {advice}."]
-    if plan.profile == "paper":
+    if plan.profile in recipes.PUBLISHED:
         return []
     names = distinct(name for name, _ in pairs if name)
     return [f"{names} at {plan.profile} size, not as published: compare our rows with each other."]

@@ -168,7 +168,7 @@ def test_the_text_and_the_claims_agree():
         ("6", "HMDB51", "FAME", "Grid"),
         ("6", "UCF101", "FAME †", "Grid †"),
     } <= said
-    assert not any(c.ours for n in NUMBERS for c in tables.table("fame", n).claims if n != "2")
+    assert not any(c.by == "ours" for n in NUMBERS for c in tables.table("fame", n).claims if n != "2")
 
 
 # ---------------------------------------------------------------- plans

@@ -440,7 +440,7 @@ def test_published_gaps_and_claims_between_papers_are_shown_and_not_run(here):
                 )
                 for t in ("biased", "unbiased")
             ]
-            + [figures.judge_claim("three", "biased", plan, b, a, by="ours, not the paper's")]
+            + [figures.judge_claim("three", "biased", plan, b, a, by="ours")]
         )
 
     made = Made()
@@ -482,7 +482,7 @@ def test_figures_2_and_3_on_puppets(here):
         len([a for a in fig.axes if a.images])
         for fig in (drawn.stages_figure(), drawn.merge_figure(), drawn.variants_figure())
     ] == [4 * 8, 4 * 6, 4 * 5]
-    assert {j.by for j in drawn.judged} == {"ours, not the paper's"} and len(drawn.claims.frame) == 3
+    assert {j.by for j in drawn.judged} == {"ours"} and len(drawn.claims.frame) == 3
     path = drawn.save_figure(drawn.merge_figure(), "merge")
     assert (
         path == here / "outputs" / "smoke" / "fame_figure2_mask_stages_merge.png"

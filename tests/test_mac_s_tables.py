@@ -65,7 +65,7 @@ def test_claims_of_the_curve_are_the_supplement_s_or_ours(place):
     plan = figures.figure("mac", "s1").plan("smoke")
     curve = figures.figure("mac", "s1").run(plan, device="cpu", workers=0, progress=False)
     lines = curve.claim_lines.drop_duplicates("claim").set_index("claim")
-    assert dict(zip(lines.index, zip(lines["published_gap"], lines["by"] == "paper"))) == {
+    assert dict(zip(lines.index, zip(lines["published_gap"], lines["by"] == "the paper's text"))) == {
         "5 epochs beat random weights": ("+13.8", True),
         "5 epochs beat ρBYOL's 50": ("+0.4", True),
         "80 epochs beat 5": ("+2.1", False),

@@ -82,7 +82,7 @@ def test_every_definition_is_whole(d):
                 continue  # said in the text, beside numbers that cannot be read
             assert (
                 math.isnan(gap) or gap > 0
-                if claim.ours
+                if claim.by == "ours"
                 else gap > 0
                 if claim.within is None
                 else abs(gap) <= claim.within

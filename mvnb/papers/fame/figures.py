@@ -190,7 +190,7 @@ def judged(self: Masks) -> list:
         if variant != "fame":
             text = f"FAME's mask holds more of the actor than {title}"
             pair = (mine["fame"][None], mine[variant][None])
-            found.append(judge_claim(text, "unbiased", self.plan, *pair, "ours, not the paper's"))
+            found.append(judge_claim(text, "unbiased", self.plan, *pair, "ours"))
     return found
 
 # %% ../../../nbs/papers/fame/4_figures.ipynb #44a9fc25

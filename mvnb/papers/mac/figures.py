@@ -13,7 +13,7 @@ import pandas as pd
 from fastcore.basics import patch
 from torch import Tensor
 
-from ... import masks, recipes, show
+from . import masks, recipes, show
 from ...figures import MAPS, Definition, Drawing, Maps, judge_claim, printed
 from ...outcomes import provenance_of, remarks, shown
 from .tables import KINETICS, mac
@@ -186,7 +186,7 @@ class Looks(Maps):
                 mine = self.of("finetune", "MAC-SC-2", kind, test, self.own)
                 even = np.broadcast_to(self.areas[test, self.own], mine.shape)
                 text = f"MAC-SC-2's activation lies inside MAC's mask more than an even map's ({name})"
-                found.append(judge_claim(text, test, self.plan, mine, even, "ours, not the paper's"))
+                found.append(judge_claim(text, test, self.plan, mine, even, "ours"))
         return found
 
 # %% ../../../nbs/papers/mac/4_figures.ipynb #e4bf9bf1

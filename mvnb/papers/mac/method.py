@@ -15,7 +15,7 @@ from fastcore.basics import patch, store_attr
 from fastcore.meta import delegates
 from torch import Tensor, nn
 
-from ... import motion
+from . import motion
 from ...augment import Photometric
 from ...boxes import find_boxes, people_mask
 from ...clips import sample_rng
