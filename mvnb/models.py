@@ -329,12 +329,24 @@ register("i3d_tiny", I3D, width=0.25, blocks=("3b", "3c", "4b", "4f"))
 register("s3d", S3D)
 
 # %% ../nbs/learn/20_models.ipynb #08889c2f
+def _set_bn_eps(model: nn.Module, eps: float) -> None:
+    "Gives all batch norms the same ε. Raises ValueError unless ε is above 0 and the network has batch norm."
+    if not 0 < eps < math.inf:
+        raise ValueError(f"bn_eps is {eps!r}: use a finite number above 0, or None for the network's own")
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    if not norms:
+        raise ValueError(f"bn_eps={eps!r} has no effect: {type(model).__name__} has no batch norm")
+    for norm in norms:
+        norm.eps = eps
+
+# %% ../nbs/learn/20_models.ipynb #3951a7ba
 def build(
     name: str,  # one of BACKBONES, e.g. "r2plus1d_18"
     num_classes: int | None = None,  # None: forward gives the pooled feature [B,D]; otherwise logits
     *,
     dropout: float = 0.0,  # before the classifier, in [0, 1)
     weights: str | None = None,  # None: random; "kinetics400": see `supervised_weights`; else a file
+    bn_eps: float | None = None,  # ε of every batch norm; None: the network's own, 1e-3 (I3D, S3D) or 1e-5
     **settings,  # of the class, e.g. widths=... or width=...
 ) -> Backbone:
     """A backbone, randomly initialised unless weights are named.
@@ -350,6 +362,8 @@ def build(
         model = maker(num_classes=num_classes, dropout=dropout, **{**defaults, **settings})
     except TypeError as e:
         raise ValueError(f"backbone {name!r} cannot be built with {settings}: {e}") from e
+    if bn_eps is not None:
+        _set_bn_eps(model, bn_eps)
     if weights == "kinetics400":
         weights = supervised_weights(name)
     if weights is not None:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Protocol', 'clips_of', 'Extracted', 'extract', 'classifier_head', 'Classifier', 'true_rank', 'evaluate', 'Results',
-           'finetune', 'linear_probe', 'neighbours', 'retrieval', 'retrieve']
+           'finetune', 'linear_probe', 'neighbours', 'retrieval', 'ClipFeature', 'retrieve']
 
 # %% ../nbs/learn/27_protocols.ipynb #74444188
 import copy
@@ -28,6 +28,7 @@ from .train import Fit, Schedule, fit, to_device
 
 # %% ../nbs/learn/27_protocols.ipynb #4a06a752
 _COUNTS = ("length", "stride", "size", "train_views", "views", "layers", "batch_size")
+_CHOICES = dict(precision=("32", "bf16"), average=("softmax", "logits"), pool=("mean", "max"))
 
 
 def _check_protocol(protocol) -> None:
@@ -40,8 +41,10 @@ def _check_protocol(protocol) -> None:
         value = getattr(protocol, name)
         if not 0 <= value < 1:
             raise ValueError(f"Protocol.{name} is {value!r}: use a number in [0, 1)")
-    if protocol.precision not in ("32", "bf16"):
-        raise ValueError(f"Protocol.precision is {protocol.precision!r}: use '32' or 'bf16'")
+    for name, allowed in _CHOICES.items():
+        value = getattr(protocol, name)
+        if value not in allowed:
+            raise ValueError(f"Protocol.{name} is {value!r}: use {' or '.join(map(repr, allowed))}")
     if protocol.C <= 0:
         raise ValueError(f"Protocol.C is {protocol.C!r}: use a number above 0")
 
@@ -59,6 +62,7 @@ class Protocol:
     photometric: Photometric | None = None  # augmentation of training clips; None: only the crop
     train_views: int = 1  # random clips per training video and epoch (cached probe: in all)
     views: int = 10  # evenly spaced clips per test video
+    average: str = "softmax"  # recognition, over the clips of a test video: "softmax" or "logits"
     dropout: float = 0.0  # before the linear layer, in [0, 1)
     layers: int = 1  # fully connected layers on the backbone, as wide as its feature, with ReLU between
     normalize: bool = False  # divide features by their L2 norm before the linear layer
@@ -66,6 +70,9 @@ class Protocol:
     cached: bool = False  # linear probe on features that are extracted once
     C: float = 100.0  # cached probe: inverse strength of the L2 penalty
     ks: tuple = (1, 5, 10, 20, 50)  # numbers of neighbours in retrieval
+    pool: str = "mean"  # retrieval: feature of a clip, "mean" or "max", see `ClipFeature`
+    normalize_clips: bool = False  # retrieval: divide each clip's feature by its L2 norm, then average
+    centre: bool = True  # retrieval: subtract the mean feature of the split
     batch_size: int = 8  # test videos at a time
     precision: str = "32"  # of the evaluation: "32" or "bf16"
     cache: str | None = None  # decoded clips: None, "memory" or "disk"
@@ -317,9 +324,10 @@ def _write_table(path: Path, header: tuple, rows) -> None:
     os.replace(partial, path)
 
 
-def _write_predictions(path: Path, out: Extracted, rank: Tensor) -> None:
+def _write_predictions(path: Path, out: Extracted, probabilities: Tensor, rank: Tensor) -> None:
     "One row per video: predicted class, its probability, rank of the true class (-1 if unreadable)."
-    probability, predicted = out.values.max(1)
+    predicted = out.values.max(1).indices
+    probability = probabilities.gather(1, predicted[:, None])[:, 0]
     columns = (out.labels, out.ok, predicted, probability, rank)
     rows = []
     for path_, label, ok, best, p, place in zip(out.paths, *(column.tolist() for column in columns)):
@@ -328,6 +336,18 @@ def _write_predictions(path: Path, out: Extracted, rank: Tensor) -> None:
     _write_table(path, ("path", "label", "ok", "predicted", "probability", "rank"), rows)
 
 # %% ../nbs/learn/27_protocols.ipynb #b4c28f5f
+def _scores(model, dataset, average: str, device, batch_size: int, workers, precision, progress) -> tuple:
+    "Scores of all classes for every video (`Extracted`), and their probabilities [N,classes]."
+    if average not in _CHOICES["average"]:
+        raise ValueError(f"average {average!r} is unknown: use 'softmax' or 'logits'")
+    run = dict(batch_size=batch_size, workers=workers, precision=precision, progress=progress)
+    if average == "softmax":
+        out = extract(model, dataset, device, pool="softmax", **run)
+        return out, out.values
+    out = extract(model, dataset, device, pool="features", **run)
+    return out, out.values.softmax(1)
+
+# %% ../nbs/learn/27_protocols.ipynb #9c28c174
 def evaluate(
     model: nn.Module,  # clips -> logits, such as a Classifier
     dataset,  # clips_of(index, protocol)
@@ -338,14 +358,14 @@ def evaluate(
     precision: str = "32",  # "32" or "bf16"
     predictions: str | Path | None = None,  # a CSV with one row per video is written here
     progress: bool = True,  # show a bar
+    average: str = "softmax",  # over the clips of a video: "softmax" or "logits"
 ) -> dict:  # "top1", "top5" in %, "n" videos, "failed" paths, "confusion" [true][predicted] counts
     """Accuracy over all videos of a test set; a video that cannot be read counts as wrong.
-    Raises ValueError for labels that do not fit the model's classes."""
-    run = dict(workers=workers, precision=precision, progress=progress)
-    out = extract(model, dataset, device, batch_size=batch_size, pool="softmax", **run)
+    Raises ValueError for labels that do not fit the model's classes, or an unknown average."""
+    out, probabilities = _scores(model, dataset, average, device, batch_size, workers, precision, progress)
     rank = true_rank(out.values, out.labels).masked_fill(~out.ok, -1)
     if predictions:
-        _write_predictions(Path(predictions), out, rank)
+        _write_predictions(Path(predictions), out, probabilities, rank)
     results = {}
     for k in (1, 5):
         hits = int(((rank >= 0) & (rank < k)).sum())
@@ -394,6 +414,7 @@ def _tested(classifier, tests, protocol: Protocol, folder: Path, **run) -> Resul
             clips_of(test, protocol),
             batch_size=protocol.batch_size,
             precision=protocol.precision,
+            average=protocol.average,
             predictions=folder / "predictions" / f"{name}.csv",
             **run,
         )
@@ -522,8 +543,11 @@ def linear_probe(
     return results
 
 # %% ../nbs/learn/27_protocols.ipynb #5c645297
-def _centred(features: Tensor) -> Tensor:
-    return F.normalize(features - features.mean(0, keepdim=True), dim=1)
+def _unit(features: Tensor, centre: bool) -> Tensor:
+    "Features of length 1; if asked, their mean is subtracted before."
+    if centre:
+        features = features - features.mean(0, keepdim=True)
+    return F.normalize(features, dim=1)
 
 
 def _check_features(query: Tensor, gallery: Tensor) -> None:
@@ -541,14 +565,15 @@ def neighbours(
     gallery,  # float [G,D]
     k: int,  # how many; at most G are returned
     chunk: int = 2**26,  # scores held at once
+    centre: bool = True,  # False: the cosine of the features as they are
 ) -> Tensor:  # int64 [Q,k], positions in the gallery, nearest first
     """The nearest gallery features of each query: centred per split, L2-normalised, by cosine similarity.
     Raises ValueError for features that are empty, not finite, or of different sizes."""
     query = torch.as_tensor(query).float()
     gallery = torch.as_tensor(gallery).float()
     _check_features(query, gallery)
-    query = _centred(query)
-    gallery = _centred(gallery)
+    query = _unit(query, centre)
+    gallery = _unit(gallery, centre)
     k = min(k, len(gallery))
     found = []
     for part in query.split(max(1, chunk // len(gallery))):
@@ -560,7 +585,9 @@ def _as_labels(labels) -> Tensor:  # int64 on the CPU
     return labels.cpu() if isinstance(labels, Tensor) else torch.from_numpy(np.array(labels))
 
 
-def _first_hits(query, query_labels, gallery, gallery_labels, k: int) -> tuple:  # int64 [Q], [Q]
+def _first_hits(
+    query, query_labels, gallery, gallery_labels, k: int, centre: bool
+) -> tuple:  # int64 [Q], [Q]
     "Position of the nearest neighbour of the query's class (-1: none within k), and class of the nearest."
     query_labels = _as_labels(query_labels)
     gallery_labels = _as_labels(gallery_labels)
@@ -568,7 +595,7 @@ def _first_hits(query, query_labels, gallery, gallery_labels, k: int) -> tuple: 
         raise ValueError("each feature needs a label")
     if min(query_labels.min(), gallery_labels.min()) < 0:
         raise ValueError("a label below 0 means no class: retrieval needs labelled videos")
-    found = gallery_labels[neighbours(query, gallery, k).cpu()]
+    found = gallery_labels[neighbours(query, gallery, k, centre=centre).cpu()]
     same = found == query_labels[:, None]
     return same.int().argmax(1).masked_fill(~same.any(1), -1), found[:, 0]
 
@@ -583,11 +610,45 @@ def retrieval(
     gallery,  # float [G,D], features of the training videos
     gallery_labels,  # int [G]
     ks: tuple = (1, 5, 10, 20, 50),  # numbers of neighbours
+    centre: bool = True,  # False: the cosine of the features as they are
 ) -> dict:  # {k: recall in %}
     """R@k: share of queries with a video of their class among the k nearest (FAME, Table 2).
     Raises ValueError for missing or negative labels, and as `neighbours` does."""
-    first, _ = _first_hits(query, query_labels, gallery, gallery_labels, max(ks))
+    first, _ = _first_hits(query, query_labels, gallery, gallery_labels, max(ks), centre)
     return _recall(first, ks)
+
+# %% ../nbs/learn/27_protocols.ipynb #2488606e
+class ClipFeature(nn.Module):
+    """The feature of a clip that retrieval compares: mean of the last map, or its maxima over 2×2 pixels.
+
+    Raises ValueError for an unknown pool, and when called, for maps that "max" cannot take."""
+
+    def __init__(
+        self,
+        backbone: nn.Module,  # clips -> features [B,C]; for "max" with `.features(clips)` -> map [B,C,t,h,w]
+        pool: str = "mean",  # "mean": [B,C]; "max": [B,C·t·⌊h/2⌋·⌊w/2⌋] (MAC's released code)
+        normalize: bool = False,  # divide by the L2 norm (FAME's released code)
+    ):
+        if pool not in _CHOICES["pool"]:
+            raise ValueError(f"pool {pool!r} is unknown: use 'mean' or 'max'")
+        super().__init__()
+        self.backbone = backbone
+        self.pool = pool
+        self.normalize = normalize
+
+    def forward(self, clips: Tensor) -> Tensor:  # float [B,3,T,H,W] -> [B,D]
+        feature = self.backbone(clips) if self.pool == "mean" else self.maxima(clips)
+        return F.normalize(feature.float(), dim=1) if self.normalize else feature
+
+    def maxima(self, clips: Tensor) -> Tensor:  # float [B,3,T,H,W] -> [B,C·t·⌊h/2⌋·⌊w/2⌋]
+        "Largest value in each block of 2×2 pixels of the last map, frame by frame."
+        last_map = self.backbone.features(clips)
+        height, width = last_map.shape[3:]
+        if min(height, width) < 2:
+            raise ValueError(
+                f"pool='max' needs a last map of at least 2×2, this is {height}×{width}: use larger clips"
+            )
+        return F.max_pool3d(last_map, (1, 2, 2)).flatten(1)
 
 # %% ../nbs/learn/27_protocols.ipynb #97786230
 def _write_hits(path: Path, query: Extracted, nearest: Tensor, first: Tensor) -> None:
@@ -609,12 +670,12 @@ def _save_features(features: dict, path: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _look_up(query: Extracted, gallery: Extracted, k: int) -> tuple:  # int64 [Q], [Q], as `_first_hits`
+def _look_up(query: Extracted, gallery: Extracted, k: int, centre: bool) -> tuple:  # as `_first_hits`
     "First hit and nearest class of every query; -1 where the query could not be read."
     first, nearest = torch.full((2, len(query.ok)), -1)
     asked = query.values[query.ok], query.labels[query.ok]
     known = gallery.values[gallery.ok], gallery.labels[gallery.ok]
-    first[query.ok], nearest[query.ok] = _first_hits(*asked, *known, k)
+    first[query.ok], nearest[query.ok] = _first_hits(*asked, *known, k, centre)
     return first, nearest
 
 # %% ../nbs/learn/27_protocols.ipynb #4af9887e
@@ -622,7 +683,7 @@ def retrieve(
     backbone: nn.Module,  # pretrained; clips -> features [B,D]
     train,  # datasets.Index of the gallery, or a data set of clips
     tests,  # {name: Index} of the queries, or one Index
-    protocol: Protocol = Protocol(),  # clips and ks
+    protocol: Protocol = Protocol(),  # clips, ks, pool, normalize_clips, centre
     *,
     folder: str | Path | None = None,  # for retrieval.safetensors (features) and predictions/<test>.csv
     device: str | None = None,  # None takes the repository's setting
@@ -631,14 +692,15 @@ def retrieve(
 ) -> Results:  # {test: {"R@1", ..., "n", "failed", "failed_gallery"}}
     """Retrieval of training videos by test videos, on features averaged over evenly spaced clips.
     Unreadable queries count as wrong. Raises ValueError for videos without a label."""
+    network = ClipFeature(backbone, protocol.pool, protocol.normalize_clips)
     run = dict(workers=workers, precision=protocol.precision, progress=progress)
     run.update(batch_size=protocol.batch_size, pool="features")
-    gallery = extract(backbone, clips_of(train, protocol), device, **run)
+    gallery = extract(network, clips_of(train, protocol), device, **run)
     features = {"gallery": gallery.values}
     results = Results()
     for name, test in _named(tests).items():
-        query = extract(backbone, clips_of(test, protocol), device, **run)
-        first, nearest = _look_up(query, gallery, max(protocol.ks))
+        query = extract(network, clips_of(test, protocol), device, **run)
+        first, nearest = _look_up(query, gallery, max(protocol.ks), protocol.centre)
         if folder is not None:
             _write_hits(Path(folder) / "predictions" / f"{name}.csv", query, nearest, first)
         recall = {f"R@{k}": value for k, value in _recall(first, protocol.ks).items()}
