@@ -112,7 +112,7 @@ class Contrast(nn.Module):
         momentum: float = 0.999,  # m of the key encoder, in [0, 1]
         temperature: float = 0.1,  # of the loss, > 0
         head: str = "mlp",  # "mlp" or "linear", see `mvnb.models.projection_head`
-        split_bn: int = 0,  # keys are normalised in groups of so many clips; 0: all together
+        split_bn: int = 0,  # with one process: keys are normalised in groups of so many clips; 0: all together
     ):
         super().__init__()
         _check(momentum, temperature, queue, split_bn)
@@ -182,7 +182,7 @@ def keys(
     def encode(x):
         return F.normalize(self.key_head(self.key_backbone(x)).float(), dim=1)
 
-    if self.split_bn and self.training:
+    if self.split_bn and self.training and _place()[1] == 1:
         return encode_split(encode, clip, self.split_bn, rng)
     return encode_shuffled(encode, clip, rng)
 
