@@ -74,7 +74,7 @@ def new_like(
     return torch.from_numpy(room)[:size].view(clip.dtype).view(clip.shape)
 
 # %% ../nbs/motion/15_mixing.ipynb #9ee8e8dc
-def _fit(front, back, mask, order, out):
+def _fit(front, back, mask, order, out, soft=False):
     "Raises ValueError for clips, mask, order and memory that do not fit together."
     batch, _, time, height, width = as_batch(front).shape
     clip = f"{tuple(front.shape)} {front.dtype}"
@@ -83,9 +83,11 @@ def _fit(front, back, mask, order, out):
         raise ValueError(
             f"foreground {clip} and background {other} differ; merge clips of one shape and type"
         )
-    if mask.dtype != torch.bool or mask.shape not in ((batch, height, width), (batch, time, height, width)):
+    kind = mask.dtype == torch.bool or (soft and mask.is_floating_point())
+    if not kind or mask.shape not in ((batch, height, width), (batch, time, height, width)):
         got = f"{mask.dtype} {tuple(mask.shape)}"
-        raise ValueError(f"clips {tuple(front.shape)} need a bool mask [B,H,W] or [B,T,H,W], got {got}")
+        needed = "bool or float" if soft else "bool"
+        raise ValueError(f"clips {tuple(front.shape)} need a {needed} mask [B,H,W] or [B,T,H,W], got {got}")
     if order is not None and order.shape != (batch,):
         got = tuple(order.shape)
         raise ValueError(f"order names one background for each of the {batch} samples, got shape {got}")
@@ -247,13 +249,22 @@ def _check_alpha(alpha, batch, time):
         low, high = alpha.min().item(), alpha.max().item()
         raise ValueError(f"alpha lies in [0, 1], got values from {low:g} to {high:g}")
 
+
+def _check_soft(mask):
+    "Raises ValueError for a float mask that is seen to leave [0, 1]."
+    if not mask.is_cpu or torch.compiler.is_compiling():
+        return
+    if not ((mask >= 0) & (mask <= 1)).all():
+        low, high = mask.min().item(), mask.max().item()
+        raise ValueError(f"a soft mask lies in [0, 1], got values from {low:g} to {high:g}")
+
 # %% ../nbs/motion/15_mixing.ipynb #f18feaa0
 def gains(
-    mask: Tensor,  # bool [B,H,W] or [B,T,H,W]
+    mask: Tensor,  # bool, or float in [0, 1]; [B,H,W] or [B,T,H,W]
     alpha: Tensor | float,  # factors: one number, [B], or [B,n] for n equal subclips
     time: int,  # frames T
     dtype: torch.dtype = torch.float32,  # of the factors
-) -> Tensor:  # [B,T,H,W]: alpha in the foreground, 1 elsewhere
+) -> Tensor:  # [B,T,H,W]: alpha in the foreground, 1 elsewhere; 1 - M + alpha M in between
     """The factor of every pixel of a blend (MAC, Eq. 1).
 
     Raises ValueError for factors that do not fit the clip; for factors outside [0, 1] only if they are
@@ -266,26 +277,31 @@ def gains(
         alpha = alpha.repeat_interleave(time // alpha.shape[1], 1, output_size=time)
     alpha = alpha.view(*alpha.shape, *[1] * (4 - alpha.ndim))
     mask = mask if mask.ndim == 4 else mask[:, None]
-    gain = torch.where(mask, alpha, alpha.new_ones(()))
+    if mask.is_floating_point():
+        _check_soft(mask)
+        mask = mask.to(alpha.dtype)
+        gain = 1 - mask + alpha * mask
+    else:
+        gain = torch.where(mask, alpha, alpha.new_ones(()))
     return gain.expand(len(mask), time, *mask.shape[-2:])
 
 # %% ../nbs/motion/15_mixing.ipynb #895a8f46
 def alpha_blend(
     clip: Tensor,  # [B,C,T,H,W], floats or uint8
-    mask: Tensor,  # bool [B,T,H,W] or [B,H,W], True = foreground
+    mask: Tensor,  # bool, True = foreground, or float in [0, 1]; [B,T,H,W] or [B,H,W]
     alpha: Tensor | float,  # factors in [0, 1]: one number, [B], or [B,n] for n equal subclips
     *,
     out: Tensor | None = None,  # memory for the result, may be the clip itself; None: new
 ) -> Tensor:  # [B,C,T,H,W]: `out`, or a new tensor; bytes are rounded
-    """The foreground times alpha, the background untouched (MAC, Eq. 1).
+    """The foreground times alpha, the background untouched (MAC, Eq. 1); by halves where the mask is soft.
 
-    Raises ValueError for clip, mask, factors and memory that do not fit together; for factors outside
-    [0, 1] only if they are on a CPU.
+    Raises ValueError for clip, mask, factors and memory that do not fit together; for factors and masks
+    outside [0, 1] only if they are on a CPU.
     """
-    _fit(clip, clip, mask, None, out)
+    _fit(clip, clip, mask, None, out, soft=True)
     floats = clip.is_floating_point()
     gain = gains(mask, alpha, clip.shape[2], clip.dtype if floats else torch.float32)[:, None]
-    if floats and not _traced(clip):
+    if floats and not _traced(clip, gain):
         return torch.mul(clip, gain, out=new_like(clip) if out is None else out)
     blended = clip * gain
     if not floats:

@@ -13,7 +13,7 @@ import pandas as pd
 from fastcore.basics import patch
 from torch import Tensor
 
-from . import masks, recipes, show
+from ... import masks, recipes, show
 from ...figures import MAPS, Definition, Drawing, Maps, judge_claim, printed
 from ...outcomes import provenance_of, remarks, shown
 from .tables import KINETICS, mac

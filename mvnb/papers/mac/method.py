@@ -15,12 +15,12 @@ from fastcore.basics import patch, store_attr
 from fastcore.meta import delegates
 from torch import Tensor, nn
 
-from . import motion
-from ...augment import Photometric
+from ... import motion
+from ...augment import Photometric, flip, on_chosen
 from ...boxes import find_boxes, people_mask
 from ...clips import sample_rng
 from ...losses import HEADS, alpha_classification, alpha_regression, alpha_values, encode_alphas
-from ...masks import mac_mask
+from ...masks import CONVENTIONS, mac_mask
 from ...methods import augmented, batch_rng, photometric_of, views_of
 from ...methods.contrast import Contrast, contrast_passes, encoder_and_contrast, mean_of
 from ...mixing import alpha_blend
@@ -40,6 +40,9 @@ CHOICES = {
     "heads": HEADS,
     "loss": ("ce", "mse", "mse-n"),
     "source": ("motion", "box"),
+    "convention": CONVENTIONS,
+    "blend": ("before", "after"),
+    "spread": ("all", "bins"),
 }
 
 
@@ -78,12 +81,65 @@ def _check_together(heads, loss, source, boxes):
         raise ValueError(f'boxes={boxes!r} is for source="box": the masks of source={source!r} need none')
 
 # %% ../../../nbs/papers/mac/1_method.ipynb #9638103a
+def _check_head(loss, dropout, sigmoid, head_std):
+    "Raises ValueError for options of the α head that are out of range or do not go with the loss."
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout is {dropout}: the share of the feature that is dropped lies in [0, 1)")
+    if sigmoid and loss == "ce":
+        raise ValueError('sigmoid is for regressions: use loss="mse" or "mse-n"')
+    if head_std is not None and not 0 <= head_std < math.inf:
+        raise ValueError(f"head_std is {head_std}: a standard deviation, or None for PyTorch's own start")
+
+
+def _check_factors(loss, k, alphas, spread):
+    "Raises ValueError for preset factors that do not fit, or that the loss does not use."
+    if spread == "bins" and loss != "mse-n":
+        raise ValueError(f'spread="bins" is for loss="mse-n": with loss={loss!r} factors are the preset ones')
+    if alphas is None:
+        return
+    if loss == "mse-n" and spread == "all":
+        raise ValueError('loss="mse-n" draws from all of (0, 1]: preset alphas need spread="bins"')
+    if len(alphas) != k or len(set(alphas)) != k or not all(0 < alpha <= 1 for alpha in alphas):
+        raise ValueError(f"alphas are {alphas}: use k = {k} different factors in (0, 1]")
+
+
+def _check_dilate(dilate):
+    "Raises ValueError for a window that is not a whole number of pixels."
+    if isinstance(dilate, bool) or not isinstance(dilate, Integral) or dilate < 0:
+        raise ValueError(f"dilate is {dilate}: the side of a window in whole pixels, 0 for none")
+
+# %% ../../../nbs/papers/mac/1_method.ipynb #3348977c
+def _keep_released(
+    self: nn.Module,  # a MAC with its loss and k
+    *,
+    convention: str = "paper",  # of the mask, "paper" or "released", see `mvnb.masks.mac_mask`
+    soft: bool = False,  # a mask of differences in [0, 1]
+    dilate: int = 0,  # side of the window by which the mask grows, pixels; 0: none
+    copy_first: bool = False,  # the first frame has the mask of the second
+    blend: str = "before",  # blend before the colours change, or "after" normalisation
+    alphas: tuple | None = None,  # the k preset factors; None: those of `mvnb.losses.alpha_values`
+    spread: str = "all",  # for "mse-n": factors from "all" of (0, 1], or "bins" around the preset ones
+    dropout: float = 0.0,  # share of the feature that the α head does not see, in [0, 1)
+    sigmoid: bool = False,  # for regressions: squash the head's numbers into (0, 1)
+    head_std: float | None = None,  # of the α head's initial weights, its bias 0; None: PyTorch's own start
+    **more,
+) -> dict:  # what is left for `Contrast` and the backbone
+    "Keeps the options by which the authors' code differs from the paper; the defaults are the paper's."
+    _check_choices(convention=convention, blend=blend, spread=spread)
+    _check_head(self.loss, dropout, sigmoid, head_std)
+    _check_factors(self.loss, self.k, alphas, spread)
+    _check_dilate(dilate)
+    store_attr("convention, soft, dilate, copy_first, blend, alphas, spread, dropout, sigmoid, head_std")
+    return more
+
+# %% ../../../nbs/papers/mac/1_method.ipynb #63adbb22
 class MAC(nn.Module):
     "Guess the factors of a blended foreground, contrast, or both (Akar et al. 2022, Section 3)."
 
-    told = ("objective", "n", "k", "heads", "loss", "lambda_", "m", "source")
+    told = ("objective", "n", "k", "heads", "loss", "lambda_", "m", "source", "convention", "soft", "blend")
 
     @delegates(Contrast, keep=True)
+    @delegates(_keep_released, keep=True)
     def __init__(
         self,
         backbone: str = "r2plus1d_18",  # see `mvnb.models.build`
@@ -104,7 +160,7 @@ class MAC(nn.Module):
         symmetric: bool = False,  # blend and ask the other view as well, see `forward`
         seed: int = 0,  # of the initial weights and of all that is drawn for a batch
         photometric: Photometric | dict = Photometric(**AUGMENTATIONS["jitter, gray"]),  # or its settings
-        **more,  # of `Contrast`, and of the backbone
+        **more,  # the options of the released code; of `Contrast`, and of the backbone
     ):
         super().__init__()
         _check_choices(objective=objective, heads=heads, loss=loss, source=source)
@@ -112,6 +168,7 @@ class MAC(nn.Module):
         _check_together(heads, loss, source, boxes)
         store_attr("objective, n, k, heads, loss, ss_weight, c_weight, lambda_, m, source, boxes, reach")
         store_attr("same_time, symmetric, seed")
+        more = _keep_released(self, **more)
         self.photometric = photometric_of(photometric)
         self.backbone, self.contrast = encoder_and_contrast(backbone, seed, more, contrast=self.contrasts)
         self.alpha_head = self.make_alpha_head() if self.guesses else None
@@ -143,7 +200,11 @@ def make_alpha_head(self: MAC) -> nn.Linear:
         outputs = self.k**self.n if self.heads == "one" else self.n * self.k
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(self.seed + 1)
-        return nn.Linear(self.backbone.dim, outputs)
+        head = nn.Linear(self.backbone.dim, outputs)
+        if self.head_std is not None:
+            nn.init.normal_(head.weight, std=self.head_std)
+            nn.init.zeros_(head.bias)
+        return head
 
 # %% ../../../nbs/papers/mac/1_method.ipynb #9c5ea30c
 @patch(as_prop=True)
@@ -174,20 +235,40 @@ def passes(cls: MAC, params: dict) -> int:
 METHODS = {"mac": MAC}
 
 # %% ../../../nbs/papers/mac/1_method.ipynb #6152ac6b
+@patch(as_prop=True)
+def factors(self: MAC) -> Tensor:  # float32 [k]
+    "The preset factors."
+    return alpha_values(self.k) if self.alphas is None else torch.tensor(self.alphas, dtype=torch.float32)
+
+
+@patch
+def rngs(
+    self: MAC,
+    batch: dict,  # "index" [B], "epoch"
+    stream: str,  # what is drawn, in a word
+) -> list:  # of np.random.Generator, one for each sample
+    "Random numbers about each sample: a function of the seed, the epoch and its index."
+    index = batch["index"].tolist() if isinstance(batch["index"], Tensor) else batch["index"]
+    return [sample_rng(self.seed, batch["epoch"], i, stream) for i in index]
+
+
 @patch
 def draw(
     self: MAC,
     batch: dict,  # "index" [B], "epoch"
     view: int = 0,  # which clip of the video: each has factors of its own
-) -> tuple:  # choice int64 [B,n] in 0..k-1 (None for "mse-n"), alpha float32 [B,n] in (0, 1]; on the CPU
+) -> tuple:  # choice int64 [B,n] in 0..k-1 (None for "mse-n"), alpha float32 [B,n] in [0, 1]; on the CPU
     "Which factors each sample has: a function of the seed, the epoch, its index and the view."
-    index = batch["index"].tolist() if isinstance(batch["index"], Tensor) else batch["index"]
-    rngs = [sample_rng(self.seed, batch["epoch"], i, f"alpha/{view}") for i in index]
-    if self.loss == "mse-n":
-        alpha = np.stack([1 - rng.random(self.n) for rng in rngs])
+    rngs = self.rngs(batch, f"alpha/{view}")
+    if self.loss == "mse-n" and self.spread == "all":
+        alpha = np.stack([1 - rng.random(self.n) for rng in rngs])  # in (0, 1]
         return None, torch.from_numpy(alpha).float()
     choice = torch.from_numpy(np.stack([rng.integers(self.k, size=self.n) for rng in rngs]))
-    return choice, alpha_values(self.k)[choice]
+    alpha = self.factors[choice]
+    if self.spread == "all":
+        return choice, alpha
+    away = np.stack([rng.uniform(-1, 1, self.n) for rng in rngs]) / (2 * (self.k - 1))
+    return None, (alpha + torch.from_numpy(away).float()).clamp(0, 1)
 
 # %% ../../../nbs/papers/mac/1_method.ipynb #04cf2672
 @patch
@@ -196,15 +277,24 @@ def mask(
     batch: dict,  # with source="box": "boxes" float [B,V,T,P,4], x0, y0, x1, y1 in pixels
     clip: Tensor,  # one view, float [B,3,T,H,W] in [0,1]
     view: int = 0,  # which clip of the video it is
-) -> Tensor:  # bool [B,T,H,W], True = foreground
+) -> Tensor:  # bool [B,T,H,W], True = foreground; float32 in [0, 1] where motion masks are soft
     "The foreground of a view. Raises ValueError if boxes are needed and the batch has none."
     if self.source == "motion":
-        return mac_mask(clip, self.lambda_, self.m)
+        options = (self.convention, self.soft, self.dilate, self.copy_first)
+        return mac_mask(clip, self.lambda_, self.m, *options)
     if "boxes" not in batch:
         raise ValueError(
             "source='box' needs boxes in the batch: make the ClipDataset with **method.clip_options"
         )
     return people_mask(batch["boxes"][:, view], *clip.shape[-2:])
+
+# %% ../../../nbs/papers/mac/1_method.ipynb #25a4ad1d
+def _check_frames(frames, n):
+    "Raises ValueError if n does not divide the number of frames."
+    if frames % n:
+        raise ValueError(
+            f"{frames} frames cannot be cut into {n} equal subclips: use another n or clip length"
+        )
 
 
 @patch
@@ -216,11 +306,7 @@ def blended(
     view: int = 0,  # which clip of the video it is
 ) -> tuple:  # clip float [B,3,T,H,W] in [0,1]; choice and alpha as from `draw`
     "One view with its foreground blended. Raises ValueError if n does not divide T."
-    frames = clip.shape[2]
-    if frames % self.n:
-        raise ValueError(
-            f"{frames} frames cannot be cut into {self.n} equal subclips: use another n or clip length"
-        )
+    _check_frames(clip.shape[2], self.n)
     choice, alpha = self.draw(batch, view)
     return alpha_blend(clip, self.mask(batch, clip, view), alpha), choice, alpha
 
@@ -231,10 +317,15 @@ def pair(
     batch: dict,  # "clip" uint8 [B,V,3,T,H,W], "index" [B], "epoch"; "boxes" [B,V,T,P,4] with source="box"
     query: int = 0,  # which of the two clips is the query
 ) -> tuple:  # float clips [B,3,T,H,W] in [0,1]; without contrast the query alone
-    "Before photometric augmentation: the blended query, and the plain key."
+    """Before photometric augmentation: the blended query, and the plain key.
+
+    With `blend="after"` the query is still plain here, see `query_seen`.
+    """
     clips = views_of(batch, self.views)
-    blended = self.blended(batch, clips[:, query], query)[0]
-    return (blended, clips[:, 1 - query]) if self.contrasts else (blended,)
+    shown = clips[:, query]
+    if self.blend == "before":
+        shown = self.blended(batch, shown, query)[0]
+    return (shown, clips[:, 1 - query]) if self.contrasts else (shown,)
 
 
 @patch
@@ -247,7 +338,39 @@ def seen(
     "A view as an encoder sees it; its colours depend on the view, whether it is blended or not."
     return augmented(clip, self.photometric, self.seed, batch, "qk"[view])
 
+# %% ../../../nbs/papers/mac/1_method.ipynb #8ef6c4d7
+@patch
+def query_seen(
+    self: MAC,
+    batch: dict,  # "index" [B], "epoch"; "boxes" with source="box"
+    clip: Tensor,  # the query as `pair` gives it, float [B,3,T,H,W] in [0,1]
+    view: int = 0,  # which clip of the video it is
+) -> Tensor:  # normalised clip float [B,3,T,H,W]
+    "The blended query as the encoder sees it. Raises ValueError if n does not divide T."
+    normalised = self.seen(batch, clip, view)
+    if self.blend == "before":
+        return normalised
+    _check_frames(clip.shape[2], self.n)
+    flipped = self.photometric.draw(self.seed, batch["epoch"], batch["index"], "qk"[view])["flip"]
+    mask = on_chosen(self.mask(batch, clip, view), flipped, flip)
+    return alpha_blend(normalised, mask, self.draw(batch, view)[1])
+
 # %% ../../../nbs/papers/mac/1_method.ipynb #a282a78f
+@patch
+def dropped(
+    self: MAC,
+    feature: Tensor,  # pooled, float [B,D]
+    batch: dict,  # "index" [B], "epoch"
+    view: int = 0,  # which clip of the video it is
+) -> Tensor:  # float [B,D]
+    "The feature with dropout, in training mode; drawn like the factors from seed, epoch and index."
+    if not (self.training and self.dropout):
+        return feature
+    chances = np.stack([rng.random(feature.shape[1]) for rng in self.rngs(batch, f"dropout/{view}")])
+    kept = torch.from_numpy(chances >= self.dropout)
+    return feature * kept.to(feature.device, feature.dtype, non_blocking=True) / (1 - self.dropout)
+
+
 @patch
 def guess(
     self: MAC,
@@ -259,6 +382,7 @@ def guess(
     out = self.alpha_head(feature).float()
     if self.loss != "ce":
         alpha = alpha.to(feature.device, non_blocking=True)
+        out = out.sigmoid() if self.sigmoid else out
         return {"ss": alpha_regression(out, alpha), "off": (out.detach() - alpha).abs().mean()}
     choice = choice.to(feature.device, non_blocking=True)
     if self.heads == "each":
@@ -294,9 +418,11 @@ def one_direction(
     negatives: Tensor | None,  # the queue before this batch, float [K,dim]
 ) -> dict:  # "ss" and what is reported beside it; "contrast", "top1"
     "The losses with one clip as the blended query and the other as its plain key."
-    blended, *key = self.pair(batch, query)
-    feature = self.backbone(self.seen(batch, blended, query))
-    out = self.guess(feature, *self.draw(batch, query)) if self.guesses else {}
+    shown, *key = self.pair(batch, query)
+    feature = self.backbone(self.query_seen(batch, shown, query))
+    out = {}
+    if self.guesses:
+        out = self.guess(self.dropped(feature, batch, query), *self.draw(batch, query))
     if self.contrasts:
         view = 1 - query
         rng = batch_rng(self.seed, batch, f"shuffle/{'qk'[view]}")
