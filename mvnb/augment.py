@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['MEAN', 'STD', 'to_float', 'normalize', 'luma', 'grayscale', 'brightness', 'contrast', 'saturation', 'hue_angle',
-           'hue', 'color_jitter', 'gaussian_blur', 'flip', 'flip_motion', 'on_chosen', 'Photometric']
+           'hue', 'color_jitter', 'add_light', 'hue_saturation', 'gaussian_blur', 'flip', 'flip_motion', 'on_chosen',
+           'Photometric']
 
 # %% ../nbs/clips/05_augment.ipynb #921474e7
 from dataclasses import dataclass
@@ -98,20 +99,30 @@ def hue_angle(
     return torch.where(top == r, (g - b) * d, rest)
 
 # %% ../nbs/clips/05_augment.ipynb #ce8e933d
+def _extremes(clip):
+    "The largest channel of every pixel, and the smallest."
+    r, g, b = clip.unbind(1)
+    return torch.maximum(torch.maximum(r, g), b), torch.minimum(torch.minimum(r, g), b)
+
+
+def _turned(clip, shift, top, chroma):
+    "Where each channel stands between smallest and largest once the hue is turned, three of [0,1]."
+    angle = hue_angle(*clip.unbind(1), top, chroma) + _rows(6 * shift, top)
+    angle = angle.sub_((angle / 6).floor_().mul_(6))  # in [0, 6)
+    red = (angle - 3).abs_().sub_(1)
+    green = (angle - 2).abs_().neg_().add_(2)
+    blue = (angle - 4).abs_().neg_().add_(2)
+    return [wave.clamp_(0, 1) for wave in (red, green, blue)]
+
+
 def hue(
     clip: Tensor,  # float [B,3,T,H,W] in [0,1]
     shift: Tensor,  # float [B], in turns, in [-0.5, 0.5]
 ) -> Tensor:  # float [B,3,T,H,W] in [0,1]
     "Turn the HSV hue; value and saturation stay."
-    r, g, b = clip.unbind(1)
-    top, low = torch.maximum(torch.maximum(r, g), b), torch.minimum(torch.minimum(r, g), b)
+    top, low = _extremes(clip)
     chroma = top - low
-    angle = hue_angle(r, g, b, top, chroma) + _rows(6 * shift, top)
-    angle = angle.sub_((angle / 6).floor_().mul_(6))  # in [0, 6)
-    red = (angle - 3).abs_().sub_(1)
-    green = (angle - 2).abs_().neg_().add_(2)
-    blue = (angle - 4).abs_().neg_().add_(2)
-    return torch.stack([torch.addcmul(low, chroma, wave.clamp_(0, 1)) for wave in (red, green, blue)], 1)
+    return torch.stack([torch.addcmul(low, chroma, wave) for wave in _turned(clip, shift, top, chroma)], 1)
 
 # %% ../nbs/clips/05_augment.ipynb #b06d89b7
 def color_jitter(
@@ -123,6 +134,27 @@ def color_jitter(
 ) -> Tensor:  # float [B,3,T,H,W] in [0,1]
     "Brightness, contrast, saturation, hue, always in this order."
     return hue(saturation(contrast(brightness(clip, b), c), s), h)
+
+# %% ../nbs/clips/05_augment.ipynb #ec1cfc79
+def add_light(
+    clip: Tensor,  # float [B,3,T,H,W] in [0,1]
+    shift: Tensor,  # float [B], in gray levels of 255; 0 changes nothing
+) -> Tensor:  # float [B,3,T,H,W] in [0,1]
+    "The same amount added to every pixel (MAC's released code)."
+    return (clip + _rows(shift / 255, clip)).clamp_(0, 1)
+
+# %% ../nbs/clips/05_augment.ipynb #5b03ff88
+def hue_saturation(
+    clip: Tensor,  # float [B,3,T,H,W] in [0,1]
+    shift: Tensor,  # float [B], of the hue, in turns, in [-0.5, 0.5]
+    factor: Tensor,  # float [B], of the HSV saturation, 1 changes nothing
+) -> Tensor:  # float [B,3,T,H,W] in [0,1]
+    "Turn the HSV hue and scale the HSV saturation; value stays (MAC's released code)."
+    top, low = _extremes(clip)
+    chroma = top - low
+    waves = _turned(clip, shift, top, chroma)
+    chroma = torch.minimum(chroma * _rows(factor, chroma), top)
+    return torch.stack([torch.addcmul(top - chroma, chroma, wave) for wave in waves], 1)
 
 # %% ../nbs/clips/05_augment.ipynb #41c5f32e
 def gaussian_blur(
@@ -192,17 +224,46 @@ class Photometric:
     blur: float = 0.5  # probability of Gaussian blur
     sigma: tuple = (0.1, 2.0)  # of the blur, pixels
     flip: float = 0.5  # probability of a horizontal flip
+    p_brightness: float = 0.0  # probability of added light, apart from the jitter
+    p_contrast: float = 0.0  # probability of a factor on every pixel, apart from the jitter
+    p_colour: float = 0.0  # probability of another hue and saturation, apart from the jitter
+    brightness: float = 32  # added: gray levels of 255, in [-x, x]
+    contrast: float = 0.2  # factor on every pixel, in [1-x, 1+x]
+    saturation: float = 0.1  # factor of the HSV saturation, in [1-x, 1+x]
+    hue: float = 12 / 180  # turns, in [-x, x]
 
     def __post_init__(self):
-        for name in ("gray", "p_jitter", "blur", "flip"):
+        for name in ("gray", "p_jitter", "blur", "flip", "p_brightness", "p_contrast", "p_colour"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a probability, {getattr(self, name)} is not in [0,1]")
         if len(self.jitter) != 4 or not all(0 <= x <= 1 for x in self.jitter) or self.jitter[3] > 0.5:
             raise ValueError(f"jitter {self.jitter}: four numbers in [0,1], the last (hue) at most 0.5")
         if not 0 < self.sigma[0] <= self.sigma[1]:
             raise ValueError(f"sigma {self.sigma}: two numbers above 0, the smaller first")
+        for name, most in (("brightness", 255), ("contrast", 1), ("saturation", 1), ("hue", 0.5)):
+            if not 0 <= getattr(self, name) <= most:
+                raise ValueError(f"{name} {getattr(self, name)} is not in [0, {most}]")
+
+    @property
+    def one_by_one(self) -> bool:
+        "Whether brightness, contrast or colour change apart from the jitter."
+        return max(self.p_brightness, self.p_contrast, self.p_colour) > 0
 
 # %% ../nbs/clips/05_augment.ipynb #47e7d25b
+@patch
+def _draw_one_by_one(self: Photometric, u):
+    "The changes apart from the jitter, from seven uniform numbers per sample, u [B,7]."
+    out = {}
+    for column, name in enumerate(("brightness", "contrast", "colour")):
+        out[f"own_{name}"] = torch.from_numpy(u[:, column] < getattr(self, f"p_{name}"))
+    within = torch.from_numpy(2 * u[:, 3:] - 1)
+    out["own_shift"] = (self.brightness * within[:, 0]).float()
+    out["own_factor"] = (1 + self.contrast * within[:, 1]).float()
+    out["own_hue"] = (self.hue * within[:, 2]).float()
+    out["own_saturation"] = (1 + self.saturation * within[:, 3]).float()
+    return out
+
+# %% ../nbs/clips/05_augment.ipynb #b23ab063
 @patch
 def draw(
     self: Photometric,
@@ -213,9 +274,13 @@ def draw(
 ) -> (
     dict
 ):  # CPU tensors [B]: bool jitter, gray, blur, flip; float32 brightness, contrast, saturation, hue, sigma
-    "What happens to each sample: a function of (seed, epoch, index, stream), whatever else is in the batch."
+    """What happens to each sample: a function of (seed, epoch, index, stream), whatever else is in the batch.
+
+    With changes apart from the jitter also bool own_brightness, own_contrast, own_colour; float32 own_shift
+    in gray levels, own_factor, own_hue in turns, own_saturation."""
     indices = indices.tolist() if hasattr(indices, "tolist") else indices
-    u = np.stack([sample_rng(seed, epoch, i, f"photometric/{stream}").random(9) for i in indices])
+    count = 16 if self.one_by_one else 9
+    u = np.stack([sample_rng(seed, epoch, i, f"photometric/{stream}").random(count) for i in indices])
     out = {}
     for column, name in enumerate(("p_jitter", "gray", "blur", "flip")):
         out[name.removeprefix("p_")] = torch.from_numpy(u[:, column] < getattr(self, name))
@@ -224,9 +289,18 @@ def draw(
         out[name] = change[:, column] + 1
     out["hue"] = change[:, 3]
     out["sigma"] = torch.from_numpy(self.sigma[0] + u[:, 8] * (self.sigma[1] - self.sigma[0])).float()
-    return out
+    return out | self._draw_one_by_one(u[:, 9:]) if self.one_by_one else out
 
 # %% ../nbs/clips/05_augment.ipynb #283c9d0e
+@patch
+def _apply_one_by_one(self: Photometric, clip, params):
+    "Brightness, contrast, hue with saturation, each on the samples that drew it."
+    clip = on_chosen(clip, params["own_brightness"], add_light, params["own_shift"])
+    clip = on_chosen(clip, params["own_contrast"], brightness, params["own_factor"])
+    turn, factor = params["own_hue"], params["own_saturation"]
+    return on_chosen(clip, params["own_colour"], hue_saturation, turn, factor)
+
+# %% ../nbs/clips/05_augment.ipynb #de91b55e
 @patch
 def apply(
     self: Photometric,
@@ -235,7 +309,7 @@ def apply(
     mv: Tensor | None = None,  # motion vectors [B,T,2,h,w] of the clip
     has_mv: Tensor | None = None,  # bool [B,T,h,w]
 ):  # the clip; with mv (clip, mv), with has_mv (clip, mv, has_mv)
-    "Colour jitter, gray, blur, flip, each on the samples that drew it. Raises TypeError for bytes."
+    "Colour jitter, colours one by one, gray, blur, flip, each where drawn. Raises TypeError for bytes."
     if not clip.is_floating_point() or clip.dim() != 5:
         got = f"{clip.dtype} {tuple(clip.shape)}"
         raise TypeError(f"apply takes float clips [B,3,T,H,W] in [0,1] (see to_float), this is {got}")
@@ -243,6 +317,7 @@ def apply(
     radius = int(3 * self.sigma[1] + 0.5)
     with torch.autocast(clip.device.type, enabled=False):
         clip = on_chosen(clip, params["jitter"], color_jitter, *numbers)
+        clip = self._apply_one_by_one(clip, params) if self.one_by_one else clip
         clip = on_chosen(clip, params["gray"], grayscale)
         clip = on_chosen(clip, params["blur"], lambda x, s: gaussian_blur(x, s, radius), params["sigma"])
         clip = on_chosen(clip, params["flip"], flip)

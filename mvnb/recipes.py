@@ -62,11 +62,17 @@ class Clips:
     ratio: tuple = (3 / 4, 4 / 3)  # width over height of the random crop
     cache: str | None = None  # None, "memory" or "disk"
     still: int = 0  # almost still clips of so many different frames (Still-UCF: 4); 0: ordinary clips
+    short: str = "wrap"  # a video shorter than a clip is looped, or repeats its last frame: "repeat"
+    resize: tuple = ()  # training: (width, height) pairs that frames are scaled to before a random crop
+    test_resize: tuple | None = None  # evaluation: (width, height) before the centre crop
+    still_from: str = "third"  # almost still frames spread over it, or those of an ordinary "clip" in it
 
     def __post_init__(self):
-        for name in ("stride", "scale", "ratio"):
+        for name in ("stride", "scale", "ratio", "resize", "test_resize"):
             if isinstance(value := getattr(self, name), list):
                 object.__setattr__(self, name, tuple(value))
+        pairs = tuple(tuple(pair) for pair in self.resize)  # lists where it was read from JSON
+        object.__setattr__(self, "resize", pairs)
 
     def __str__(self):
         times = f"{self.still} still ones" if self.still else f"stride {self.stride}"
@@ -176,9 +182,13 @@ def _wrong(recipe) -> str:  # "" where nothing is
     return ""
 
 # %% ../nbs/results/30_recipes.ipynb #37450fe5
-LATER = {
-    ("Clips", "still"): 0
-}  # (class, field) added after FORMAT was set -> the value that means "as before"
+LATER = {  # (class, field) added after FORMAT was set -> the value that means "as before"
+    ("Clips", "still"): 0,
+    ("Clips", "short"): "wrap",
+    ("Clips", "resize"): (),
+    ("Clips", "test_resize"): None,
+    ("Clips", "still_from"): "third",
+}
 
 
 def _plain(value):

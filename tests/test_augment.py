@@ -313,3 +313,138 @@ def test_on_chosen_computes_only_what_is_chosen(chosen):
     )
     assert seen == [i for i in range(3) if chosen[i]]
     assert out.flatten().tolist() == [10.0 + i if chosen[i] else i for i in range(3)]
+
+
+# --- colours one by one, as MAC was released. The oracle follows its description, pixel by pixel
+
+APART = dict(p_jitter=0, blur=0, p_brightness=0.8, p_contrast=0.8, p_colour=0.8)
+
+
+def slow_colours(clip, levels, factor, turn, saturation):
+    "One clip [3,T,H,W] in float64: gray levels added, pixels scaled, then hue and saturation in HSV."
+    import colorsys
+
+    out = clip.double().numpy().copy()
+    if levels is not None:
+        out = np.clip(out + levels / 255, 0, 1)
+    if factor is not None:
+        out = np.clip(out * factor, 0, 1)
+    if turn is not None:
+        for t, y, x in np.ndindex(out.shape[1:]):
+            h, s, v = colorsys.rgb_to_hsv(*out[:, t, y, x])
+            out[:, t, y, x] = colorsys.hsv_to_rgb((h + turn) % 1, min(1, s * saturation), v)
+    return out
+
+
+def test_colours_one_by_one_equal_the_slow_oracle():
+    x, p = clips(12, 2, 6, 7, seed=5), Photometric(**APART)
+    drawn = p.draw(3, 1, range(12), "q")
+    got = p.apply(x, drawn)
+    for i, clip in enumerate(x):
+        number = {name: values[i].item() for name, values in drawn.items()}
+        want = slow_colours(
+            clip,
+            number["own_shift"] if number["own_brightness"] else None,
+            number["own_factor"] if number["own_contrast"] else None,
+            number["own_hue"] if number["own_colour"] else None,
+            number["own_saturation"],
+        )
+        if number["gray"]:
+            want = np.stack([0.2989 * want[0] + 0.587 * want[1] + 0.114 * want[2]] * 3)
+        if number["flip"]:
+            want = want[..., ::-1]
+        np.testing.assert_allclose(got[i], want, atol=1e-5)
+    for name in ("own_brightness", "own_contrast", "own_colour", "gray", "flip"):
+        assert 0 < int(drawn[name].sum()) < 12, name  # this seed meets every branch
+
+
+@pytest.mark.parametrize("turn,factor", [(12 / 180, 1.1), (-12 / 180, 0.9), (0.5, 3.0), (-0.3, 0.0)])
+def test_hue_and_saturation_by_the_definition(turn, factor):
+    x = clips(4, 1, 8, 9, seed=7)
+    got = augment.hue_saturation(x, torch.full((4,), turn), torch.full((4,), factor))
+    for clip, changed in zip(x, got):
+        np.testing.assert_allclose(changed, slow_colours(clip, None, None, turn, factor), atol=1e-5)
+
+
+def test_twelve_units_are_24_degrees_of_opencv():
+    "OpenCV's hue of bytes has 180 units; orange stays away from both ends of the circle."
+    import cv2
+
+    bgr = np.full((1, 1, 3), (40, 130, 220), np.uint8)
+    hsv = cv2.cvtColor(bgr, cv2.COLOR_BGR2HSV)
+    hsv[..., 0] += 12
+    want = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0]
+    x = torch.tensor([220, 130, 40.0]).view(1, 3, 1, 1, 1) / 255
+    turned = augment.hue_saturation(x, torch.tensor([Photometric().hue]), torch.ones(1))
+    np.testing.assert_allclose(255 * turned.flatten(), want, atol=3)  # OpenCV rounds hue and saturation
+
+
+def test_colours_apart_have_the_stated_distribution():
+    n = 4000
+    drawn = Photometric(**APART).draw(0, 0, range(n))
+    for name in ("own_brightness", "own_contrast", "own_colour"):
+        assert abs(drawn[name].float().mean() - 0.8) < 4 * (0.16 / n) ** 0.5
+    ranges = dict(own_shift=(-32, 32), own_factor=(0.8, 1.2), own_hue=(-1 / 15, 1 / 15))
+    for name, (low, high) in (ranges | dict(own_saturation=(0.9, 1.1))).items():
+        v, slack = drawn[name], 0.02 * (high - low)
+        assert low <= v.min() + 1e-6 and v.min() < low + slack
+        assert v.max() <= high + 1e-6 and v.max() > high - slack
+        assert abs(v.mean() - (low + high) / 2) < slack
+    names = [name for name in drawn if name != "jitter" and name != "blur"]
+    c = np.corrcoef(np.stack([drawn[k].numpy().astype(float) for k in names])) - np.eye(len(names))
+    assert abs(c).max() < 0.08
+
+
+def test_colours_apart_leave_the_other_draws_and_are_off_by_default():
+    usual, more = (
+        Photometric().draw(0, 1, range(40), "q"),
+        Photometric(p_colour=0.3).draw(0, 1, range(40), "q"),
+    )
+    assert set(usual) < set(more) and all(torch.equal(more[name], usual[name]) for name in usual)
+    assert not more["own_brightness"].any() and not more["own_contrast"].any() and more["own_colour"].any()
+    assert not Photometric().one_by_one and Photometric(brightness=9, hue=0.2) != Photometric()
+    quiet = Photometric(gray=0, p_jitter=0, blur=0, flip=0, brightness=100)
+    x = clips(6)
+    assert torch.equal(quiet.apply(x, quiet.draw(0, 0, range(6))), x)
+
+
+def test_colours_apart_depend_on_the_sample_alone_and_not_on_time():
+    p = Photometric(**APART)
+    a, b = p.draw(1, 2, [5, 9, 11], "k"), p.draw(1, 2, torch.tensor([11, 4, 5]), "k")
+    for name in a:
+        assert a[name][0] == b[name][2] and a[name][2] == b[name][0]
+    base = p.draw(1, 2, range(64), "k")["own_shift"]
+    for other in ((2, 2, range(64), "k"), (1, 3, range(64), "k"), (1, 2, range(64), "q")):
+        assert not torch.equal(base, p.draw(*other)["own_shift"])
+    still = clips(8, 1).expand(-1, -1, 5, -1, -1)
+    drawn = p.draw(0, 0, range(8))
+    out = p.apply(still, drawn)
+    torch.testing.assert_close(out, out[:, :, :1].expand_as(out), atol=0, rtol=0)
+    assert out.min() >= 0 and out.max() <= 1 and not torch.equal(out, still)
+    one = [p.apply(still[i : i + 1], {k: v[i : i + 1] for k, v in drawn.items()}) for i in range(8)]
+    torch.testing.assert_close(out, torch.cat(one), atol=1e-6, rtol=0)
+
+
+def test_colours_apart_under_compile_and_autocast(monkeypatch):
+    p, x = Photometric(**APART), clips(4)
+    drawn = p.draw(4, 0, range(4))
+    want = p.apply(x, drawn)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(p.apply(x, drawn), want)
+    fast = torch.compile(p.apply, backend="eager", fullgraph=True)
+    torch.testing.assert_close(fast(x, drawn), want, atol=1e-6, rtol=0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_colours_apart_on_a_gpu():
+    p, x = Photometric(**APART), clips(12)
+    drawn = p.draw(4, 0, range(12))
+    torch.testing.assert_close(p.apply(x.cuda(), drawn).cpu(), p.apply(x, drawn), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "bad", [dict(p_colour=1.1), dict(brightness=-1), dict(contrast=1.5), dict(saturation=2), dict(hue=0.6)]
+)
+def test_impossible_colours_are_refused(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        Photometric(**bad)

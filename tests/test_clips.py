@@ -22,7 +22,9 @@ from mvnb.clips import (
     order,
     random_box,
     sample_rng,
+    scaled_box,
     steps_per_epoch,
+    still_clip_indices,
     temporal_indices,
 )
 
@@ -621,3 +623,279 @@ def test_a_stride_is_a_whole_number_or_several(tmp_path, stride):
 def test_a_negative_number_of_still_frames_is_refused(tmp_path):
     with pytest.raises(ValueError, match="still=-4"):
         ClipDataset(Videos(tmp_path, ["a.mp4"], np.zeros(1)), length=8, still=-4)
+
+
+# --- as MAC was released: short videos, still clips, scaled frames. The oracles here follow its description
+
+
+def repeated(n, length, stride, start):
+    "A clip frame by frame: past the end, the last frame is shown again."
+    clip = []
+    for k in range(length):
+        t = start + k * stride
+        clip.append(t if t < n else n - 1)
+    return clip
+
+
+@given(**SIZES, seed=st.integers(0, 99), count=st.integers(1, 5))
+@hyp(max_examples=200, deadline=None)
+def test_repeat_shows_the_last_frame_of_a_short_video(n, length, stride, seed, count):
+    span = (length - 1) * stride + 1
+    for mode in ("random", "uniform", "dense"):
+        rng = sample_rng(seed, 0, 0)
+        got = temporal_indices(n, length, stride, mode, count, rng, short="repeat")
+        assert got.shape == (count, length) and got.dtype == np.int64
+        for clip in got:
+            assert clip.tolist() == repeated(n, length, stride, int(clip[0]))
+            assert n >= span or clip[0] == 0
+        if n >= span:  # nothing to repeat: the clips of the other rule
+            wrapped = temporal_indices(n, length, stride, mode, count, sample_rng(seed, 0, 0), short="wrap")
+            np.testing.assert_array_equal(got, wrapped)
+
+
+def test_wrap_is_what_it_was():
+    for mode in ("random", "uniform"):
+        by_default = temporal_indices(9, 8, 3, mode, 4, sample_rng(0, 0, 0))
+        wrapped = temporal_indices(9, 8, 3, mode, 4, sample_rng(0, 0, 0), "wrap")
+        np.testing.assert_array_equal(by_default, wrapped)
+        np.testing.assert_array_equal(np.diff(by_default) % 9, 3)
+    with pytest.raises(ValueError, match="mirror"):
+        temporal_indices(9, 8, 3, "uniform", short="mirror")
+
+
+@pytest.mark.parametrize("cached", [None, "memory"])
+def test_a_short_video_in_training_and_evaluation(root, cache, cached):
+    want = {"wrap": [2 * k % 12 for k in range(8)], "repeat": [0, 2, 4, 6, 8, 10, 11, 11]}
+    for short, frames in want.items():
+        data = small(videos(root, "c"), views=3, mode="uniform", train=False, short=short, cache=cached)
+        batch = next(batches(data, 1, 0, shuffle=False))
+        assert [frame_numbers(clip) for clip in batch["clip"][0]] == [frames] * 3  # one place: one clip
+    data = small(videos(root, "c"), views=2, short="repeat", cache=cached, scale=(1.0, 1.0))
+    for epoch in range(3):
+        assert data.times(0, epoch, 12).tolist() == [want["repeat"]] * 2
+        batch = next(batches(data, 1, epoch))
+        assert [frame_numbers(clip) for clip in batch["clip"][0]] == [want["repeat"]] * 2
+
+
+def slow_still(n, length, stride, still, start, short):
+    "An ordinary clip of the first third; of every length/still frames only the first, shown instead of all."
+    third = max(1, n // 3)
+    ordinary = [start + k * stride for k in range(length)]
+    inside = [t % third if short == "wrap" else min(t, third - 1) for t in ordinary]
+    each = length // still
+    return [inside[k - k % each] for k in range(length)]
+
+
+@given(
+    n=st.integers(1, 300),
+    stride=st.integers(1, 4),
+    sizes=st.sampled_from([(16, 4), (8, 2), (64, 4), (8, 8), (6, 1)]),
+    short=st.sampled_from(["wrap", "repeat"]),
+    seed=st.integers(0, 99),
+)
+@hyp(max_examples=200, deadline=None)
+def test_still_clips_of_an_ordinary_clip(n, stride, sizes, short, seed):
+    length, still = sizes
+    third, span = max(1, n // 3), (length - 1) * stride + 1
+    for rng in (None, sample_rng(seed, 0, 0)):
+        got = still_clip_indices(n, length, stride, still, 3, rng, short)
+        assert got.shape == (3, length) and got.dtype == np.int64 and got.min() >= 0 and got.max() < third
+        for clip in got:
+            assert clip.tolist() == slow_still(n, length, stride, still, int(clip[0]), short)
+        if third >= span and rng is None:
+            assert got[0, 0] == 0 and got[-1, 0] == third - span
+
+
+def test_released_still_frames_are_0_4_8_12():
+    assert still_clip_indices(120, 16, 2, 4).tolist() == [[t for t in (4, 12, 20, 28) for _ in range(4)]]
+    with pytest.raises(ValueError, match="length 16"):
+        still_clip_indices(120, 16, 2, 5)
+
+
+def test_a_data_set_of_released_still_clips(root):
+    options = dict(length=8, stride=(1, 2), still=2, views=2)
+    data = small(videos(root), **options, still_from="clip")
+    seen = set()
+    for epoch in range(40):
+        for view, clip in enumerate(data.times(0, epoch, 90)):
+            rng = sample_rng(0, epoch, 0, f"time/{view}")
+            stride = int(rng.choice((1, 2)))
+            start = int(rng.integers(0, 30 - 7 * stride))
+            assert clip.tolist() == [start] * 4 + [start + 4 * stride] * 4
+            seen.add(stride)
+    assert seen == {1, 2}
+    evaluation = small(videos(root), still=2, views=3, mode="uniform", train=False, still_from="clip")
+    starts = evaluation.times(0, 0, 90)[:, 0].tolist()
+    assert starts == [0, 8, 15] and evaluation.times(0, 0, 90)[1].tolist() == [8] * 4 + [16] * 4
+    usual = small(videos(root), **options)
+    rng = sample_rng(0, 3, 1, "time/1")
+    np.testing.assert_array_equal(usual.times(1, 3, 90)[1:], clips.still_indices(90, 8, 2, 1, rng))
+
+
+RELEASED = ((149, 112), (171, 128), (192, 144))
+
+
+def slow_window(height, width, to, size, y, x):
+    "Edges of a window, taken back from the scaled frame to the original in exact fractions."
+    from fractions import Fraction
+
+    scaled_width, scaled_height = to if width >= height else (to[1], to[0])
+    top, bottom = (round(Fraction(edge * height, scaled_height)) for edge in (y, y + size))
+    left, right = (round(Fraction(edge * width, scaled_width)) for edge in (x, x + size))
+    return top, left, bottom - top, right - left
+
+
+@given(
+    height=st.integers(60, 500),
+    width=st.integers(60, 500),
+    to=st.sampled_from(RELEASED),
+    seed=st.integers(0, 10**6),
+)
+@hyp(max_examples=300, deadline=None)
+def test_windows_of_scaled_frames(height, width, to, seed):
+    w, h = to if width >= height else (to[1], to[0])
+    rng = sample_rng(seed, 0, 0)
+    y, x = (int(rng.integers(0, room)) for room in (h - 111, w - 111))
+    draws = {(y, x): scaled_box(height, width, to, 112, sample_rng(seed, 0, 0))}
+    draws[(h - 112) // 2, (w - 112) // 2] = scaled_box(height, width, to, 112)
+    for (y, x), box in draws.items():
+        want = slow_window(height, width, to, 112, y, x)
+        assert max(abs(a - b) for a, b in zip(box, want)) <= 1  # a half may be rounded either way
+        assert all(isinstance(v, int) for v in box)
+        assert box[0] >= 0 and box[1] >= 0 and box[0] + box[2] <= height and box[1] + box[3] <= width
+
+
+@given(height=st.integers(1, 20), width=st.integers(1, 20), seed=st.integers(0, 99))
+@hyp(max_examples=100, deadline=None)
+def test_windows_of_tiny_frames_keep_a_pixel(height, width, seed):
+    top, left, h, w = scaled_box(height, width, (192, 144), 112, sample_rng(seed, 0, 0))
+    assert h >= 1 and w >= 1 and top >= 0 and left >= 0 and top + h <= height and left + w <= width
+
+
+def test_windows_of_portrait_frames_are_those_of_landscape_ones_turned():
+    assert scaled_box(240, 320, (171, 128), 112) == (15, 54, 210, 210)
+    assert scaled_box(320, 240, (171, 128), 112) == (54, 15, 210, 210)
+    assert scaled_box(640, 360, (149, 112), 112)[3] == 360  # short side 112: all of the width
+
+
+def test_windows_reach_every_place_and_size_equally():
+    data = small(videos(root=Path("."), names="a"), size=112, resize=RELEASED)
+    boxes = [data.box(0, epoch, 0, 288, 384) for epoch in range(1500)]
+    heights = Counter(box[2] for box in boxes)
+    assert set(heights) == {288, 252, 224} and all(abs(v - 500) < 100 for v in heights.values())
+    large = [box for box in boxes if box[2] == 224]  # scaled to 192 × 144, two original pixels each
+    assert {box[0] for box in large} == set(range(0, 65, 2))
+    assert {box[1] for box in large} == set(range(0, 161, 2))
+
+
+def test_windows_are_a_function_of_seed_epoch_index_and_view(root):
+    def make(**more):
+        return small(videos(root), views=2, size=112, resize=RELEASED, **more)
+
+    boxes = {}
+    for seed in range(2):
+        for epoch in range(2):
+            for view in range(2):
+                boxes[seed, epoch, view] = tuple(
+                    make(seed=seed).box(i, epoch, view, 1440, 1920) for i in range(5)
+                )
+    assert len(set(boxes.values())) == len(boxes)
+    again = tuple(make(seed=1, length=4, short="repeat").box(i, 1, 1, 1440, 1920) for i in range(5))
+    assert again == boxes[1, 1, 1]
+
+
+def textured(path, height, width, frames=6):
+    "A video of smooth colours that move, detailed enough for a wrong crop to show."
+    rows, columns = np.mgrid[:height, :width]
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=12, options={"crf": "2"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for k in range(frames):
+            waves = [np.sin(rows / 9 + k / 3), np.cos(columns / 13), np.sin((rows + columns) / 17 - k)]
+            rgb = np.stack([128 + 100 * wave for wave in waves], 2).astype(np.uint8)
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(rgb, "rgb24")))
+        out.mux(stream.encode())
+
+
+def scaled_then_cropped(path, frames, to, size, y, x):
+    "Every whole frame scaled, then the window cut from it: the order of the description."
+    import cv2
+
+    whole = video.read_clip(path, frames).rgb
+    height, width = whole.shape[2:]
+    to = to if width >= height else to[::-1]
+    pictures = []
+    for frame in whole.unbind(1):
+        scaled = cv2.resize(frame.permute(1, 2, 0).numpy(), to, interpolation=cv2.INTER_AREA)
+        pictures.append(scaled[y : y + size, x : x + size])
+    return torch.from_numpy(np.stack(pictures)).permute(3, 0, 1, 2)
+
+
+@pytest.mark.parametrize("height,width", [(240, 320), (180, 320), (320, 240)])
+@pytest.mark.parametrize("cached", [None, "memory"])
+def test_pixels_are_those_of_frames_scaled_then_cropped(tmp_path, cache, height, width, cached):
+    textured(tmp_path / "x.mp4", height, width)
+    index = Videos(tmp_path, ["x.mp4"], np.zeros(1, int))
+    common = dict(length=3, stride=2, size=112, cache=cached)
+    data = small(index, **common, resize=RELEASED)
+    for epoch in range(6):
+        rng = sample_rng(0, epoch, 0, "crop/0")
+        to = RELEASED[rng.integers(3)]
+        w, h = to if width >= height else to[::-1]
+        y, x = (int(rng.integers(0, room)) for room in (h - 111, w - 111))
+        times = data.times(0, epoch, 6)[0]
+        want = scaled_then_cropped(tmp_path / "x.mp4", times, to, 112, y, x)
+        got = next(batches(data, 1, epoch))["clip"][0, 0]
+        assert (got.int() - want).abs().float().mean() < 2.5  # a window one pixel off: over 5
+    tests = small(index, **common, mode="uniform", train=False, test_resize=(171, 128))
+    w, h = (171, 128) if width >= height else (128, 171)
+    want = scaled_then_cropped(tmp_path / "x.mp4", [0, 2, 4], (171, 128), 112, (h - 112) // 2, (w - 112) // 2)
+    got = next(batches(tests, 1, 0))["clip"][0, 0]
+    assert (got.int() - want).abs().float().mean() < 2.5  # a window one pixel off: over 5
+
+
+def test_the_cache_keeps_what_the_largest_size_needs(root):
+    index = videos(root)
+    assert small(index, size=112).cache_size == 146
+    assert small(index, size=112, resize=RELEASED).cache_size == 144
+    assert small(index, size=112, resize=RELEASED, cache_size=99).cache_size == 99
+    evaluation = dict(size=112, train=False, mode="uniform", resize=RELEASED)
+    assert small(index, **evaluation).cache_size == 146
+    assert small(index, **evaluation, test_resize=(171, 128)).cache_size == 128
+    assert small(index, size=112, test_resize=(171, 128)).cache_size == 146
+
+
+def test_new_options_leave_the_hash_until_they_are_used(root):
+    index = videos(root)
+    base = small(index).hash
+    assert base == "367843402980317a"  # as it was before there were these options
+    assert small(index, still=4).hash == "d0fe315b77dbf3c2"
+    assert small(index, short="wrap", resize=(), test_resize=None, still_from="third").hash == base
+    changes = [
+        dict(short="repeat"),
+        dict(resize=((16, 16),)),
+        dict(resize=((20, 16),)),
+        dict(test_resize=(20, 16)),
+        dict(still=4),
+        dict(still=4, still_from="clip"),
+    ]
+    assert len({small(index, **c).hash for c in changes} | {base}) == len(changes) + 1
+    lists = small(index, resize=[[20, 16]], test_resize=[20, 16])
+    assert lists.hash == small(index, resize=((20, 16),), test_resize=(20, 16)).hash
+
+
+@pytest.mark.parametrize(
+    "bad,match",
+    [
+        (dict(short="mirror"), "mirror"),
+        (dict(still_from="half"), "half"),
+        (dict(resize=((15, 15),)), r"\(15, 15\)"),
+        (dict(resize=((16, 20),)), r"\(16, 20\)"),
+        (dict(resize=(20, 16)), "20"),
+        (dict(test_resize=(20, 12)), r"\(20, 12\)"),
+        (dict(test_resize=(20, 16), centre=0.9), "centre 0.9"),
+    ],
+)
+def test_impossible_sizes_and_rules_are_refused(root, bad, match):
+    with pytest.raises(ValueError, match=match):
+        small(videos(root), **bad)
