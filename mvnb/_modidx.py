@@ -1027,6 +1027,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'mvnb/papers/mac/method.py'),
                                         'mvnb.papers.mac.method.mac_pictures': ( 'papers/mac/method.html#mac_pictures',
                                                                                  'mvnb/papers/mac/method.py')},
+            'mvnb.papers.mac.recipe': { 'mvnb.papers.mac.recipe._coloured': ( 'papers/mac/recipe.html#_coloured',
+                                                                              'mvnb/papers/mac/recipe.py')},
             'mvnb.papers.mac.supplement': { 'mvnb.papers.mac.supplement.Curve': ( 'papers/mac/supplement.html#curve',
                                                                                   'mvnb/papers/mac/supplement.py'),
                                             'mvnb.papers.mac.supplement.Curve.__init__': ( 'papers/mac/supplement.html#curve.__init__',

@@ -287,7 +287,7 @@ class Profile:
     probing: Options = Options(cached=True, normalize=True, train_views=4)  # of `mvnb.protocols.Protocol`
     sizes: Mapping = Options()  # family -> side of its clips, where it is not that of the clips above
     heads: Mapping = Options()  # family -> projection head, where it is not that of `method`
-    queues: Mapping = Options()  # data set of the pretraining -> queue, where it is not that of `method`
+    on_data: Mapping = field(default_factory=dict)  # data set -> options that are not those of `method`
     schedules: Mapping = field(default_factory=dict)  # data set -> its Schedule, where it is not `pretrain`
     methods: Mapping = field(default_factory=dict)  # method -> fields that are others in its pretraining
     long: Options = Options()  # what `longer` changes in clips, where the videos are too short for more
@@ -350,6 +350,8 @@ def _published(name: str, paper: str | None) -> Profile:
     have = [known for known in papers.names() if hasattr(papers.part(known, "recipe"), constant)]
     if paper in have:
         return getattr(papers.part(paper, "recipe"), constant)
+    if name == "released" and paper in papers.names():  # its code does nothing that its text contradicts
+        return _published("paper", paper)
     said = "a paper's settings were not asked for" if paper is None else f"there are none of {paper!r}"
     raise ValueError(f"profile {name!r} is what a paper published, and {said}: name one of {', '.join(have)}")
 
@@ -446,7 +448,7 @@ def sources(
             given |= dict.fromkeys(meant, source)
     for setting, value in its.items():
         if name == "released" and text.get(setting) != value:
-            said = f"the text has {text[setting]}" if setting in text else "the text says nothing of the kind"
+            said = f"the text has {text[setting]}" if setting in text else "by default as the text has it"
             given[setting] = Source("released", said)
     if nameless := sorted(set(its) - set(given)):
         raise ValueError(f"these settings of {paper!r} have no source: {', '.join(nameless)}")
@@ -513,8 +515,9 @@ def fitted(
     profile = replace(profile, **profile.methods.get(method, {}))
     takes = methods.parameters(method)
     options = Options({name: value for name, value in profile.method.items() if name in takes})
-    if data in profile.queues and "queue" in takes:
-        options = options | dict(queue=profile.queues[data])
+    for name, value in profile.on_data.get(data, {}).items():
+        if name in takes:
+            options = options | {name: value}
     if family in profile.heads and "head" in takes:
         options = options | dict(head=profile.heads[family])
     return replace(profile, method=options)

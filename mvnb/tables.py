@@ -71,15 +71,19 @@ class Row:
     protocol: str = ""  # a key of PROTOCOLS; empty: the table's
     extra: bool = False  # ours, not in the paper's table
     paper: str = ""  # whose published settings it has in the paper profile; empty: the table's paper
-    changes: Mapping = field(default_factory=dict)  # fields of that paper's profile that are others here
+    changes: Mapping = field(
+        default_factory=dict
+    )  # fields of that paper's profile, or options in them, that are others here
     photometric: Options | None = None  # augmentation of the pretraining; None: the profile's
     long: bool = False  # the profile's long clips, in pretraining and test
 
     def profile(self, name: str, paper: str) -> recipes.Profile:
         "The profile of a row, with its changes; `paper` is the table's."
         profile = recipes.profile(name, self.paper or paper)
-        if name in recipes.PUBLISHED and self.changes:
-            profile = replace(profile, **self.changes)
+        if name in recipes.PUBLISHED:
+            for field_, value in self.changes.items():
+                merged = getattr(profile, field_) | value if isinstance(value, Mapping) else value
+                profile = replace(profile, **{field_: merged})
         return recipes.longer(profile) if self.long else profile
 
     def pretraining(
@@ -88,7 +92,10 @@ class Row:
         "What this row pretrains; `params` of the method go over the row's."
         given = self.params | params
         recipe = recipes.pretraining(profile, self.method, data, self.family or family, seed, **given)
-        return recipe if self.photometric is None else replace(recipe, photometric=self.photometric)
+        fixed = profile.name in recipes.PUBLISHED and "photometric" in self.changes
+        if self.photometric is None or fixed:
+            return recipe
+        return replace(recipe, photometric=self.photometric)
 
 # %% ../nbs/results/32_tables.ipynb #8d009e4b
 SAID_BY = {  # a claim's origin, in words

@@ -32,7 +32,7 @@ PAPER = Profile(
     probing=Options(normalize=True),
     retrieving=Options(normalize_clips=True),
     sizes=Options(r2plus1d=112),
-    queues=Options(kinetics400=65536),
+    on_data={"kinetics400": Options(queue=65536)},
 )
 
 # %% ../../../nbs/papers/fame/2_recipe.ipynb #118de09c
@@ -42,7 +42,7 @@ SOURCES = [
         [
             *("pretrain_clips.length", "pretrain_clips.stride", "pretrain_clips.size", "sizes.r2plus1d"),
             *("pretrain.epochs", "pretrain.batch_size", "pretrain.optimizer", "pretrain.lr"),
-            *("pretrain.weight_decay", "method.queue", "queues.kinetics400", "method.symmetric"),
+            *("pretrain.weight_decay", "method.queue", "on_data.kinetics400.queue", "method.symmetric"),
         ],
     ),
     (Source("paper", "Tables 1 to 6"), ["backbones.i3d", "backbones.r2plus1d"]),
@@ -73,7 +73,9 @@ SOURCES = [
     (Source("ours", "full precision; the text says nothing"), ["*.precision"]),
     (Source("ours", "plain SGD, without warm-up or accumulation"), ["*.warmup_epochs", "*.accumulate"]),
     (Source("ours", "plain SGD: all parameters decay alike"), ["*.decay_norm_bias", "*.nesterov"]),
-    (Source("ours", "moving clips"), ["*_clips.still"]),
+    (Source("ours", "moving clips"), ["*_clips.still", "*_clips.still_from"]),
+    (Source("ours", "a video too short for a clip is looped"), ["*_clips.short"]),
+    (Source("ours", "not used: crops are a random share of the frame"), ["*_clips.resize"]),
 ]
 
 # %% ../../../nbs/papers/fame/2_recipe.ipynb #59ae9b50
