@@ -180,9 +180,8 @@ def centre_box(
 # %% ../nbs/clips/04_clips.ipynb #307620e7
 def _edge(start, size, factor, limit):
     "First pixel and number of pixels of a window's side in the original frame."
-    first = min(round(start * factor), limit - 1)
-    last = max(first + 1, round((start + size) * factor))
-    return first, last - first
+    pixels = max(1, round(size * factor))
+    return min(round(start * factor), limit - pixels), pixels
 
 
 def scaled_box(

@@ -338,7 +338,7 @@ def slow_colours(clip, levels, factor, turn, saturation):
 
 def test_colours_one_by_one_equal_the_slow_oracle():
     x, p = clips(12, 2, 6, 7, seed=5), Photometric(**APART)
-    drawn = p.draw(3, 1, range(12), "q")
+    drawn = p.draw(5, 1, range(12), "q")
     got = p.apply(x, drawn)
     for i, clip in enumerate(x):
         number = {name: values[i].item() for name, values in drawn.items()}

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 from collections import Counter
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -736,13 +737,10 @@ RELEASED = ((149, 112), (171, 128), (192, 144))
 
 
 def slow_window(height, width, to, size, y, x):
-    "Edges of a window, taken back from the scaled frame to the original in exact fractions."
-    from fractions import Fraction
-
+    "A window taken back from the scaled frame to the original, in exact fractions."
     scaled_width, scaled_height = to if width >= height else (to[1], to[0])
-    top, bottom = (round(Fraction(edge * height, scaled_height)) for edge in (y, y + size))
-    left, right = (round(Fraction(edge * width, scaled_width)) for edge in (x, x + size))
-    return top, left, bottom - top, right - left
+    down, across = Fraction(height, scaled_height), Fraction(width, scaled_width)
+    return y * down, x * across, size * down, size * across
 
 
 @given(
@@ -760,7 +758,8 @@ def test_windows_of_scaled_frames(height, width, to, seed):
     draws[(h - 112) // 2, (w - 112) // 2] = scaled_box(height, width, to, 112)
     for (y, x), box in draws.items():
         want = slow_window(height, width, to, 112, y, x)
-        assert max(abs(a - b) for a, b in zip(box, want)) <= 1  # a half may be rounded either way
+        assert max(abs(a - b) for a, b in zip(box[2:], want[2:])) <= Fraction(1, 2) + Fraction(1, 10**9)
+        assert max(abs(a - b) for a, b in zip(box[:2], want[:2])) <= 1  # kept inside the frame
         assert all(isinstance(v, int) for v in box)
         assert box[0] >= 0 and box[1] >= 0 and box[0] + box[2] <= height and box[1] + box[3] <= width
 
@@ -846,12 +845,12 @@ def test_pixels_are_those_of_frames_scaled_then_cropped(tmp_path, cache, height,
         times = data.times(0, epoch, 6)[0]
         want = scaled_then_cropped(tmp_path / "x.mp4", times, to, 112, y, x)
         got = next(batches(data, 1, epoch))["clip"][0, 0]
-        assert (got.int() - want).abs().float().mean() < 2.5  # a window one pixel off: over 5
+        assert (got.int() - want).abs().float().mean() < 4  # a window one pixel off: over 5
     tests = small(index, **common, mode="uniform", train=False, test_resize=(171, 128))
     w, h = (171, 128) if width >= height else (128, 171)
     want = scaled_then_cropped(tmp_path / "x.mp4", [0, 2, 4], (171, 128), 112, (h - 112) // 2, (w - 112) // 2)
     got = next(batches(tests, 1, 0))["clip"][0, 0]
-    assert (got.int() - want).abs().float().mean() < 2.5  # a window one pixel off: over 5
+    assert (got.int() - want).abs().float().mean() < 4  # a window one pixel off: over 5
 
 
 def test_the_cache_keeps_what_the_largest_size_needs(root):
