@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from mvnb import losses, masks, methods, mixing, models, protocols, recipes, runs
@@ -198,6 +198,145 @@ def test_mask_and_blend_compile():
     )
 
 
+# ---------------------------------------------------------------- the mask as released
+
+
+def released_mask(clip, lam, m, soft=False, dilate=0, copy_first=False):
+    "The authors' mask from its description, in loops over samples and frames: floats [B,T,H,W]."
+    x = clip.numpy().astype(np.float64) * (1 if clip.dtype == torch.uint8 else 255)
+    batch, _, time, height, width = x.shape
+    out = np.zeros((batch, time, height, width))
+    for b in range(batch):
+        gray = [0.299 * x[b, 0, t] + 0.587 * x[b, 1, t] + 0.114 * x[b, 2, t] for t in range(time)]
+        background = gray[0]
+        for t in range(time):
+            difference = np.abs(gray[t] - background)
+            difference[difference <= lam] = 0
+            if soft and difference.max() > difference.min():
+                difference = (difference - difference.min()) / (difference.max() - difference.min())
+            elif soft:
+                difference = 0 * difference
+            out[b, t] = difference if soft else difference > 0
+            background = m * gray[t] + (1 - m) * background
+        for t in range(time):
+            small = out[b, t].copy()
+            for i, j in np.ndindex(height, width):
+                for di, dj in np.ndindex(dilate, dilate):
+                    y, z = i + di - dilate // 2, j + dj - dilate // 2
+                    if 0 <= y < height and 0 <= z < width:
+                        out[b, t, i, j] = max(out[b, t, i, j], small[y, z])
+        if copy_first:
+            out[b, 0] = out[b, 1]
+    return out
+
+
+def far_from(lam, clip, m):
+    "Whether no difference of the released mask is so near to lambda that rounding decides."
+    _, margin = slow_mask(clip, lam, 1 - m)
+    return np.abs(margin[:, 1:]).min() > 2e-3
+
+
+@quick
+@given(
+    st.sampled_from([3.25, 30.25, 75.5]),
+    st.sampled_from([0, 0.1, 0.4, 1]),
+    st.booleans(),
+    st.sampled_from([0, 1, 2, 3]),
+    st.booleans(),
+    st.integers(0, 99),
+)
+def test_released_mask_is_its_description(lam, m, soft, dilate, copy_first, seed):
+    clip = noise((2, 3, 4, 6, 5), seed)
+    assume(far_from(lam, clip, m))
+    got = masks.mac_mask(clip, lam, m, "released", soft, dilate, copy_first)
+    assert got.dtype == (torch.float32 if soft else torch.bool) and got.shape == (2, 4, 6, 5)
+    expected = released_mask(clip, lam, m, soft, dilate, copy_first)
+    np.testing.assert_allclose(got.double().numpy(), expected, atol=2e-5)
+    assert (expected[:, 1:] > 0).any()
+
+
+@quick
+@given(st.floats(0, 1), st.booleans(), st.sampled_from([0, 2]), st.booleans(), st.integers(0, 99))
+def test_conventions_are_each_others_mirror(m, soft, dilate, copy_first, seed):
+    "m and 1 - m change places, so both agree at m = 0.5, and the first two frames always do."
+    clip, more = noise(seed=seed), dict(soft=soft, dilate=dilate, copy_first=copy_first)
+    paper, code = (masks.mac_mask(clip, 30, m, c, **more) for c in masks.CONVENTIONS)
+    assert torch.equal(code, masks.mac_mask(clip, 30, 1 - m, **more))
+    assert torch.equal(paper[:, :2], code[:, :2])
+    halves = [masks.mac_mask(clip, 30, 0.5, c, **more) for c in masks.CONVENTIONS]
+    assert torch.equal(*halves)
+    stages = [masks.mac_stages(clip, 30, m, c) for c in masks.CONVENTIONS]
+    assert torch.equal(stages[0].background[:, :2], stages[1].background[:, :2])
+    assert torch.equal(stages[1].mask, masks.mac_mask(clip, 30, m, "released"))
+    sure = (stages[1].difference - 30).abs() > 2e-3
+    assert torch.equal(stages[1].mask[sure], (stages[1].difference > 30)[sure])
+
+
+@pytest.mark.parametrize("m", [0.1, 1])
+def test_rows_of_table_7_are_other_masks_as_released(m):
+    clip = noise((2, 3, 6, 16, 16))
+    paper, code = (masks.mac_mask(clip, 30, m, c) for c in masks.CONVENTIONS)
+    assert (paper[:, 2:] != code[:, 2:]).float().mean() > 0.05
+
+
+def test_a_soft_mask_has_the_range_of_its_frame():
+    clip = torch.zeros(1, 3, 3, 1, 4)
+    clip[0, :, 1, 0] = torch.tensor([0, 40, 60, 120]) / 255
+    clip[0, :, 2, 0] = torch.tensor([0, 20, 30, 160]) / 255  # BG is half of frame 1
+    soft = masks.mac_mask(clip, soft=True)
+    torch.testing.assert_close(
+        soft[0, :, 0], torch.tensor([[0, 0, 0, 0], [0, 1 / 3, 1 / 2, 1], [0, 0, 0, 1]])
+    )
+    assert not masks.mac_mask(clip[:, :, :1].expand(-1, -1, 3, -1, -1), soft=True).any()
+    as_bytes = (clip * 255).round().to(torch.uint8)
+    torch.testing.assert_close(masks.mac_mask(as_bytes, soft=True), soft)
+
+
+def test_a_dilation_of_two_grows_right_and_down():
+    clip = torch.zeros(1, 3, 2, 5, 5)
+    clip[0, :, 1, 2, 2] = 1
+    for soft in (False, True):
+        grown = masks.mac_mask(clip, soft=soft, dilate=2)[0, 1] > 0
+        expected = torch.zeros(5, 5, dtype=torch.bool)
+        expected[2:4, 2:4] = True
+        assert torch.equal(grown, expected)
+    expected[1:4, 1:4] = True
+    assert torch.equal(masks.mac_mask(clip, dilate=3)[0, 1], expected)
+
+
+def test_released_masks_of_layouts_empty_batches_and_compiled():
+    more = dict(convention="released", soft=True, dilate=2, copy_first=True)
+    clip = noise((2, 3, 5, 8, 10))
+    expected = masks.mac_mask(clip, **more)
+    assert torch.equal(masks.mac_mask(clip.to(memory_format=torch.channels_last_3d), **more), expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(masks.mac_mask(clip, **more), expected)
+    assert masks.mac_mask(noise((0, 3, 4, 8, 8)), **more).shape == (0, 4, 8, 8)
+    broken = clip.clone()
+    broken[0, :, 0, 0, 0] = math.nan
+    assert not masks.mac_mask(broken, soft=True).isnan().any()
+
+    def both(x):
+        return mixing.alpha_blend(x, masks.mac_mask(x, **more), torch.tensor([[0.25], [0.5]]))
+
+    compiled = torch.compile(both, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(clip), both(clip), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "more, sentence",
+    [
+        (dict(convention="code"), "choose one of paper, released"),
+        (dict(dilate=-1), "dilate is -1"),
+        (dict(dilate=1.5), "dilate is 1.5"),
+        (dict(dilate=True), "dilate is True"),
+    ],
+)
+def test_released_mask_refuses(more, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        masks.mac_mask(noise(), **more)
+
+
 # ---------------------------------------------------------------- the blend, Eq. 1
 
 
@@ -283,6 +422,44 @@ def test_bytes_are_rounded():
 def test_blend_refuses(alpha, sentence):
     with pytest.raises(ValueError, match=sentence):
         mixing.alpha_blend(noise(), noise((2, 6, 9, 7), 1) < 0.4, alpha)
+
+
+@quick
+@given(st.sampled_from([1, 2, 3, 6]), st.booleans(), st.integers(0, 99))
+def test_soft_blend_is_its_formula(n, still, seed):
+    clip, mask, alpha = noise(seed=seed), noise((2, 6, 9, 7), seed + 1), noise((2, n), seed + 2)
+    mask = mask[:, 0] if still else mask
+    m = (mask[:, None] if still else mask)[:, None].double().numpy()
+    a = alpha.double().numpy().repeat(6 // n, 1)[:, None, :, None, None]
+    expected = (1 - m + a * m) * clip.double().numpy()
+    np.testing.assert_allclose(
+        mixing.alpha_blend(clip, mask, alpha).double().numpy(), expected, rtol=1e-5, atol=1e-7
+    )
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.uint8])
+def test_zeros_and_ones_blend_as_a_bool_mask(kind):
+    clip, hard = (noise() * 200).to(kind), noise((2, 6, 9, 7), 1) < 0.4
+    for mask in (hard, hard[:, 0]):
+        for alpha in (0.3, 0, 1, noise((2, 3), 2)):
+            expected = mixing.alpha_blend(clip, mask, alpha)
+            for soft in (mask.float(), mask.double(), mask.half()):
+                got = mixing.alpha_blend(clip, soft, alpha)
+                assert got.dtype == kind and torch.equal(got, expected)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1, math.nan])
+def test_soft_masks_outside_the_range_are_refused(value):
+    mask = torch.zeros(2, 6, 9, 7)
+    mask[1, 2, 3, 4] = value
+    with pytest.raises(ValueError, match="a soft mask lies in"):
+        mixing.alpha_blend(noise(), mask, 0.5)
+    with pytest.raises(ValueError, match="bool or float mask"):
+        mixing.alpha_blend(noise(), mask[:, :5], 0.5)
+    with pytest.raises(ValueError, match="bool or float mask"):
+        mixing.alpha_blend(noise(), mask.nan_to_num().byte(), 0.5)
+    with pytest.raises(ValueError, match="a bool mask"):
+        mixing.merge(noise(), noise(), mask)
 
 
 # ---------------------------------------------------------------- labels
@@ -589,6 +766,198 @@ def test_bad_batches_are_refused():
         MAC(**TINY)(make_batch(views=1))
 
 
+# ---------------------------------------------------------------- the method as released
+
+RELEASED = dict(convention="released", soft=True, dilate=2, copy_first=True)
+PLAIN = Photometric(gray=0, p_jitter=0, blur=0, flip=0)
+
+
+def test_options_of_the_released_code_are_off():
+    off = dict(convention="paper", soft=False, dilate=0, copy_first=False, blend="before", alphas=None)
+    off |= dict(spread="all", dropout=0.0, sigmoid=False, head_std=None)
+    known = methods.parameters("mac")
+    assert {name: known[name] for name in off} == off
+    batch = make_batch()
+    plain, named = (MAC(**options, **TINY).train()(batch) for options in ({}, off))
+    assert all(torch.equal(plain[name], named[name]) for name in plain)
+
+
+@pytest.mark.parametrize("option, value", list(RELEASED.items()) + [("m", 0.1)])
+def test_the_method_uses_the_released_mask(option, value):
+    "Each option changes the mask of the method to that of the function."
+    m = 0.1 if option == "convention" else 0.5
+    clip = to_float(make_batch()["clip"])[:, 0]
+    task = MAC(objective="s", **{"m": m, option: value}, **TINY)
+    mask = task.mask({}, clip)
+    assert torch.equal(mask, masks.mac_mask(clip, 30, **{"m": m, option: value}))
+    assert not torch.equal(mask.float(), masks.mac_mask(clip, 30, m).float())
+
+
+def test_one_code_for_both_halves():
+    "The released flag from 0 to 15 is 4 times the first choice plus the second: our class of a clip."
+    choice = MAC(objective="s", **TINY).draw({"index": range(50), "epoch": 0})[0]
+    assert torch.equal(losses.encode_alphas(choice), 4 * choice[:, 0] + choice[:, 1])
+
+
+@pytest.mark.parametrize("flip", [0, 1])
+@pytest.mark.parametrize("more", [{}, RELEASED])
+def test_blend_after_is_a_blend_of_the_normalised_clip(flip, more):
+    photometric = Photometric(gray=0.5, p_jitter=1, blur=0, flip=flip)
+    task = MAC(blend="after", symmetric=True, photometric=photometric, **more, **TINY)
+    batch = make_batch()
+    clip = to_float(batch["clip"])
+    for view in (0, 1):
+        query, key = task.pair(batch, view)
+        assert torch.equal(query, clip[:, view]) and torch.equal(key, clip[:, 1 - view])
+        normalised, alpha = task.seen(batch, query, view), task.draw(batch, view)[1]
+        mask = masks.mac_mask(query, **more).float()
+        mask = (mask.flip(-1) if flip else mask)[:, None]
+        gain = 1 - mask + alpha.repeat_interleave(2, 1)[:, None, :, None, None] * mask
+        torch.testing.assert_close(task.query_seen(batch, query, view), normalised * gain)
+
+
+def test_alpha_pulls_towards_the_mean_colour_or_towards_black():
+    batch, alphas = make_batch(), (1e-6, 2e-6)
+    far = {}
+    for blend in ("before", "after"):
+        task = MAC(objective="s", n=1, k=2, alphas=alphas, blend=blend, photometric=PLAIN, **TINY)
+        clip = task.pair(batch)[0]
+        mask = task.mask(batch, to_float(batch["clip"])[:, 0])[:, None].expand_as(clip)
+        far[blend] = task.query_seen(batch, clip)[mask].abs()
+    assert far["after"].max() < 1e-4 and far["before"].min() > 1.5  # black is two deviations below the mean
+
+
+def test_the_losses_see_the_blend_after():
+    batch = make_batch()
+    before, after = (MAC(blend=blend, **TINY).train()(batch)["ss"] for blend in ("before", "after"))
+    assert not torch.equal(before, after)
+    with pytest.raises(ValueError, match="3 equal subclips"):
+        MAC(objective="s", n=3, blend="after", **TINY)(make_batch(views=1))
+
+
+def test_preset_factors_can_be_given():
+    alphas = (0.165, 0.495, 0.83, 1.0)
+    batch = make_batch(size=40)
+    for given in (alphas, list(alphas)):
+        task = MAC(objective="s", alphas=given, **TINY)
+        choice, alpha = task.draw(batch)
+        assert torch.equal(alpha, torch.tensor(alphas)[choice])
+        assert torch.equal(choice, MAC(objective="s", **TINY).draw(batch)[0])
+
+
+@pytest.mark.parametrize("alphas", [None, (0.165, 0.495, 0.83, 1.0)])
+def test_bins_lie_around_the_preset_factors(alphas):
+    task = MAC(objective="s", loss="mse-n", spread="bins", alphas=alphas, **TINY)
+    like = MAC(objective="s", loss="mse", alphas=alphas, **TINY)
+    batch = {"index": range(3000), "epoch": 0}
+    choice, alpha = task.draw(batch)
+    centre = like.draw(batch)[1]
+    assert choice is None and alpha.min() >= 0 and alpha.max() == 1
+    away = alpha - centre
+    assert away.abs().max() <= 1 / 6 + 1e-6
+    inner = away[centre < 0.8]  # not cut off at 1
+    assert inner.max() > 0.16 and inner.min() < -0.16 and inner.mean().abs() < 0.01
+    assert inner.std().item() == pytest.approx(1 / 6 / math.sqrt(3), rel=0.05)  # uniform, not normal
+    assert (away[centre == 1] == 0).float().mean().item() == pytest.approx(0.5, abs=0.04)
+    again = task.draw({"index": [7, 2], "epoch": 0})[1]
+    assert torch.equal(again, alpha[[7, 2]])
+
+
+def test_dropout_stands_before_the_alpha_head_alone():
+    batch = make_batch(size=6)
+    task, plain = MAC(dropout=0.5, **TINY).train(), MAC(**TINY).train()
+    assert task.state_dict().keys() == plain.state_dict().keys()
+    feature = noise((6, 16)) + 1
+    dropped = task.dropped(feature, batch)
+    kept = dropped != 0
+    assert torch.equal(dropped[kept], 2 * feature[kept]) and 0.3 < kept.float().mean() < 0.7
+    one = task.dropped(feature[[4]], {**batch, "index": torch.tensor([4])})
+    assert torch.equal(one[0], dropped[4])  # whoever else is in the batch
+    assert not torch.equal(task.dropped(feature, batch, 1) != 0, kept)
+    assert not torch.equal(task.dropped(feature, {**batch, "epoch": 1}) != 0, kept)
+    got, expected = task(batch), plain(batch)
+    assert torch.equal(got["contrast"], expected["contrast"]) and not torch.equal(got["ss"], expected["ss"])
+    task.eval(), plain.eval()
+    assert task.dropped(feature, batch) is feature and torch.equal(task(batch)["ss"], plain(batch)["ss"])
+
+
+@pytest.mark.parametrize("loss", ["mse", "mse-n"])
+def test_sigmoid_squashes_what_is_compared(loss):
+    task, feature = MAC(objective="s", loss=loss, sigmoid=True, **TINY), 30 * noise((4, 16)) - 15
+    _, alpha = task.draw(make_batch())
+    with torch.no_grad():
+        out = task.guess(feature, None, alpha)
+        guess = 1 / (1 + (-task.alpha_head(feature).double()).exp())
+    assert out["ss"].item() == pytest.approx(((guess - alpha) ** 2).mean().item(), rel=1e-5)
+    assert out["off"].item() == pytest.approx((guess - alpha).abs().mean().item(), rel=1e-5)
+
+
+def test_initial_weights_of_the_alpha_head():
+    task, plain = (MAC("r2plus1d_tiny", n=4, queue=8, head_std=std) for std in (0.001, None))
+    weight = task.alpha_head.weight
+    assert weight.std().item() == pytest.approx(0.001, rel=0.05) and not task.alpha_head.bias.any()
+    assert plain.alpha_head.weight.std() > 0.01 and plain.alpha_head.bias.any()
+    rest = [name for name in task.state_dict() if not name.startswith("alpha_head")]
+    assert all(torch.equal(task.state_dict()[name], plain.state_dict()[name]) for name in rest)
+    again = MAC("r2plus1d_tiny", n=4, queue=8, head_std=0.001).alpha_head.weight
+    assert torch.equal(again, weight)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(**RELEASED, blend="after", dropout=0.5, head_std=0.001, alphas=(0.165, 0.495, 0.83, 1.0)),
+        dict(**RELEASED, blend="after", loss="mse-n", spread="bins", sigmoid=True, symmetric=True),
+    ],
+    ids=["ce", "mse-n"],
+)
+def test_everything_released_learns(options):
+    task = MAC(**options, **TINY).train()
+    out = task(make_batch())
+    out["loss"].backward()
+    learners = [p for p in task.parameters() if p.requires_grad]
+    assert all(p.grad is not None for p in learners) and torch.isfinite(out["loss"])
+
+
+@pytest.mark.parametrize(
+    "params, sentence",
+    [
+        ({"convention": "code"}, "paper, released"),
+        ({"blend": "never"}, "before, after"),
+        ({"spread": "wide"}, "all, bins"),
+        ({"dilate": -1}, "dilate is -1"),
+        ({"dilate": 2.0}, "dilate is 2.0"),
+        ({"dropout": 1.0}, "dropout is 1.0"),
+        ({"dropout": -0.1}, "dropout is -0.1"),
+        ({"dropout": math.nan}, "dropout is nan"),
+        ({"sigmoid": True}, "for regressions"),
+        ({"head_std": -1}, "head_std is -1"),
+        ({"head_std": math.inf}, "head_std is inf"),
+        ({"spread": "bins"}, 'for loss="mse-n"'),
+        ({"alphas": (0.5, 1.0)}, "k = 4 different factors"),
+        ({"alphas": (0.5, 0.5, 0.7, 1.0)}, "k = 4 different factors"),
+        ({"alphas": (0, 0.5, 0.7, 1.0)}, "k = 4 different factors"),
+        ({"alphas": (0.1, 0.5, 0.7, 1.1)}, "k = 4 different factors"),
+        ({"alphas": (0.1, 0.5, 0.7, 1.0), "loss": "mse-n"}, 'need spread="bins"'),
+    ],
+)
+def test_bad_options_of_the_released_code_are_refused(params, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        methods.build("mac", **{**TINY, **params})
+
+
+def test_released_options_travel_in_a_recipe():
+    "A recipe's parameters become text and come back; without the options the text names none."
+    p = recipes.profile("paper", "mac")
+    ours = recipes.pretraining(p, "mac", "ucf101", "r2plus1d")
+    more = dict(**RELEASED, blend="after", alphas=[0.165, 0.495, 0.83, 1.0], dropout=0.5, head_std=0.001)
+    released = recipes.pretraining(p, "mac", "ucf101", "r2plus1d", **more)
+    assert released.hash != ours.hash and recipes.from_json(released.json()) == released
+    assert not any(name in ours.params for name in more)
+    told = methods.described("mac", released.params)
+    assert "convention released" in told and "soft True" in told and "blend after" in told
+
+
 # ---------------------------------------------------------------- the probe of three layers, and a run from end to end
 
 
@@ -649,10 +1018,27 @@ def test_same_on_the_gpu_and_without_a_sync():
 
 
 @cuda
-def test_a_step_on_the_gpu_waits_for_nothing():
+def test_released_mask_and_blend_on_the_gpu_without_a_sync():
+    clip, alpha = noise((4, 3, 8, 32, 32)), noise((4, 2), 1)
+    expected = mixing.alpha_blend(clip, masks.mac_mask(clip, **RELEASED), alpha)
+    there, alpha = clip.cuda(), alpha.pin_memory()
+    mixing.alpha_blend(there, masks.mac_mask(there, **RELEASED), alpha)  # loads kernels
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        got = mixing.alpha_blend(there, masks.mac_mask(there, **RELEASED), alpha)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert (got.cpu() - expected).abs().gt(1e-5).float().mean() < 1e-3
+
+
+@cuda
+@pytest.mark.parametrize(
+    "options", [{}, dict(**RELEASED, blend="after", dropout=0.5)], ids=["paper", "released"]
+)
+def test_a_step_on_the_gpu_waits_for_nothing(options):
     from mvnb.train import to_device
 
-    task = MAC(**TINY).cuda().train()
+    task = MAC(**options, **TINY).cuda().train()
     batch = to_device(make_batch(), torch.device("cuda"))
     task(batch)["loss"].backward()
     torch.cuda.set_sync_debug_mode("error")
