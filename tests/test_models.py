@@ -248,6 +248,62 @@ def test_all_names_build(name):
         assert models.build(name, 3)(torch.empty(1, 3, 16, 64, 64)).shape == (1, 3)
 
 
+# --- batch norm's epsilon
+
+OWN_EPS = {"i3d": 1e-3, "i3d_tiny": 1e-3, "s3d": 1e-3}  # all others 1e-5
+
+
+def norms(model):
+    return [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm3d)]
+
+
+@pytest.mark.parametrize("name", list(models.BACKBONES))
+def test_epsilon_of_every_batch_norm(name):
+    with torch.device("meta"):
+        plain, given = models.build(name), models.build(name, bn_eps=0.02)
+    assert {m.eps for m in norms(plain)} == {OWN_EPS.get(name, 1e-5)}
+    assert {m.eps for m in norms(given)} == {0.02} and len(norms(given)) == len(norms(plain))
+
+
+def test_epsilon_changes_no_weight_and_acts_as_in_the_formula(tmp_path):
+    torch.manual_seed(3)
+    plain = models.build("i3d_tiny").eval()
+    torch.manual_seed(3)
+    given = models.build("i3d_tiny", bn_eps=0.5).eval()
+    assert same(plain, given)
+    first, x = given.conv3d_1a_7x7, clip(2, 3, 8, 32, 32)
+    with torch.no_grad():
+        first.batch3d.running_var.fill_(0.25)
+        before = plain.conv3d_1a_7x7
+        before.batch3d.eps = 0.0
+        torch.testing.assert_close(first(x), before(x) / (0.25 + 0.5) ** 0.5)  # its variance is 1
+    path = models.save_weights(given, tmp_path / "w.safetensors")
+    again = models.build("i3d_tiny", weights=str(path), bn_eps=0.5).eval()
+    assert torch.equal(again(x), given(x))
+    assert not torch.allclose(models.build("i3d_tiny", weights=str(path)).eval()(x), given(x))
+
+
+@pytest.mark.parametrize("eps", [0, -1e-5, float("nan"), float("inf")])
+def test_an_impossible_epsilon_is_refused(eps):
+    with pytest.raises(ValueError, match="bn_eps"):
+        models.build("i3d_tiny", bn_eps=eps)
+
+
+def test_an_epsilon_without_effect_is_refused(monkeypatch):
+    class Bare(models.Backbone):
+        def __init__(self, num_classes=None, dropout=0.0):
+            super().__init__(3, num_classes, dropout)
+
+    monkeypatch.setitem(models.BACKBONES, "bare", (Bare, {}))
+    assert models.build("bare").dim == 3
+    with pytest.raises(ValueError, match="no batch norm"):
+        models.build("bare", bn_eps=1e-5)
+
+
+def test_describe_takes_an_epsilon():
+    assert models.describe("i3d_tiny", 8, 32, bn_eps=1e-5) == models.describe("i3d_tiny", 8, 32)
+
+
 def test_bf16_autocast_and_gradient():
     model = small(3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -279,6 +335,15 @@ def test_unknown_settings_and_shapes():
 )
 def test_heads(kind, shapes):
     assert [tuple(p.shape) for p in models.projection_head(kind, 16).parameters()] == shapes
+
+
+def test_the_head_of_i3d_has_two_layers():
+    with torch.device("meta"):
+        dim = models.build("i3d").dim
+    head = models.projection_head("mlp", dim, 128)
+    assert [tuple(p.shape) for p in head.parameters()] == [(1024, 1024), (1024,), (128, 1024), (128,)]
+    assert [type(layer).__name__ for layer in head] == ["Linear", "ReLU", "Linear"]
+    assert head(torch.randn(2, dim)).shape == (2, 128)
 
 
 # --- weights

@@ -18,6 +18,7 @@ from train_toys import Evaluated  # noqa: E402
 from mvnb.augment import Photometric, normalize, to_float  # noqa: E402
 from mvnb.protocols import (
     Classifier,
+    ClipFeature,
     Protocol,
     evaluate,
     extract,
@@ -62,8 +63,9 @@ def same(a, b):
 
 
 # ---- retrieval ----------------------------------------------------------------------------------
-def brute_force(query, query_labels, gallery, gallery_labels, ks):
-    query, gallery = query - query.mean(0), gallery - gallery.mean(0)
+def brute_force(query, query_labels, gallery, gallery_labels, ks, centre=True):
+    if centre:
+        query, gallery = query - query.mean(0), gallery - gallery.mean(0)
     hits = {k: 0 for k in ks}
     for q, y in zip(query, query_labels):
         nearness = [float(np.dot(q, g) / (np.linalg.norm(q) * np.linalg.norm(g))) for g in gallery]
@@ -83,6 +85,28 @@ def test_retrieval_equals_brute_force(seed, q, g, dim, classes):
     assert retrieval(query.astype(np.float32), a, gallery.astype(np.float32), b, ks) == pytest.approx(
         brute_force(query, a, gallery, b, ks)
     )
+
+
+@hypothesis_settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10**6), st.integers(2, 20), st.integers(2, 40), st.integers(2, 8), st.integers(1, 6))
+def test_retrieval_without_centring_equals_brute_force(seed, q, g, dim, classes):
+    rng = np.random.default_rng(seed)
+    query, gallery = rng.normal(1, 2, (q, dim)), rng.normal(-1, 1, (g, dim))
+    a, b = rng.integers(0, classes, q), rng.integers(0, classes, g)
+    found = retrieval(query.astype(np.float32), a, gallery.astype(np.float32), b, (1, 5), centre=False)
+    assert found == pytest.approx(brute_force(query, a, gallery, b, (1, 5), centre=False))
+
+
+def test_without_centring_only_the_direction_of_a_feature_counts():
+    query, gallery = (
+        torch.tensor([[9.0, 0.5], [8.0, 3.0]]),
+        torch.tensor([[9.0, 2.0], [1.0, 0.0], [2.0, 1.0]]),
+    )
+    assert neighbours(query, gallery, 1, centre=False)[:, 0].tolist() == [1, 2]
+    scaled = gallery * torch.tensor([[5.0], [0.1], [30.0]])
+    assert neighbours(query, scaled, 1, centre=False)[:, 0].tolist() == [1, 2]
+    angle = torch.atan2(gallery[:, 1], gallery[:, 0]) - torch.atan2(query[:, 1], query[:, 0])[:, None]
+    assert torch.equal(neighbours(query, gallery, 3, centre=False), angle.abs().argsort(1))
 
 
 def test_pieces_of_the_score_matrix_do_not_matter():
@@ -162,6 +186,95 @@ def test_retrieval_leaves_one_line_per_query_from_which_every_recall_follows(tmp
         assert int(lines[i]["predicted"]) == classes[0] and rank[i] == (
             classes.index(own) if own in classes else -1
         )
+
+
+def clip_features(net, data, i, pool, normalize_clips):
+    "The feature of a video from its definition, in double precision: [D]."
+    found = []
+    for clip in data.sample(i, 0)[0]:
+        with torch.no_grad():
+            last_map = net.features(normalize(to_float(clip[None])))[0].double().numpy()
+        if pool == "mean":
+            feature = last_map.mean((1, 2, 3))
+        else:
+            c, t, h, w = last_map.shape
+            feature = []
+            for place in np.ndindex(c, t, h // 2, w // 2):
+                channel, frame, y, x = place
+                block = last_map[channel, frame, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2]
+                feature.append(block.max())
+            feature = np.array(feature)
+        found.append(feature / np.sqrt((feature**2).sum()) if normalize_clips else feature)
+    return sum(found) / len(found)
+
+
+@pytest.mark.parametrize("centre", [True, False])
+@pytest.mark.parametrize("normalize_clips", [True, False])
+@pytest.mark.parametrize("pool", ["mean", "max"])
+def test_every_way_of_retrieval_equals_its_definition(tmp_path, pool, normalize_clips, centre):
+    net, gallery, query = Net().train(), Evaluated(13, broken=(4,)), Evaluated(9, broken=(0,))
+    protocol = Protocol(ks=(1, 3), pool=pool, normalize_clips=normalize_clips, centre=centre, batch_size=4)
+    found = retrieve(net, gallery, {"t": query}, protocol, folder=tmp_path, **QUIET)["t"]
+    assert net.training and all(module.training for module in net.modules())
+    net.eval()
+    g = np.stack([clip_features(net, gallery, i, pool, normalize_clips) for i in range(13) if i != 4])
+    q = np.stack([clip_features(net, query, i, pool, normalize_clips) for i in range(1, 9)])
+    labels = [i % 3 for i in range(1, 9)], [i % 3 for i in range(13) if i != 4]
+    expected = brute_force(q, labels[0], g, labels[1], (1, 3), centre)
+    assert {k: found[f"R@{k}"] for k in (1, 3)} == pytest.approx({k: v * 8 / 9 for k, v in expected.items()})
+    from safetensors.torch import load_file
+
+    stored = load_file(tmp_path / "retrieval.safetensors")["t"][1:].double().numpy()
+    np.testing.assert_allclose(stored, q, rtol=1e-4, atol=1e-5)
+
+
+def test_the_three_ways_differ_on_made_up_features():
+    "Each option is seen at work: the nearest video is another one."
+
+    class Told(nn.Module):
+        "Features of a clip are its first two pixels, as a map of the same value at every place but one."
+
+        def features(self, clip):
+            return clip[:, :1, :2, 0, :1].transpose(1, 2)[..., None].expand(-1, -1, 1, 2, 2) * weight
+
+        def forward(self, clip):
+            return self.features(clip).mean((2, 3, 4))
+
+    weight = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
+    clips = torch.rand(3, 3, 4, 4, 4)
+    mean, maxima = ClipFeature(Told())(clips), ClipFeature(Told(), "max")(clips)
+    first = clips[:, 0, :2, 0, 0]
+    torch.testing.assert_close(mean, first / 4)
+    torch.testing.assert_close(maxima, first)
+    unit = ClipFeature(Told(), "max", normalize=True)(clips)
+    torch.testing.assert_close(unit, first / first.norm(dim=1, keepdim=True))
+
+
+def test_clips_of_one_length_weigh_the_same():
+    "A long feature outvotes a short one in the mean, unless each clip is normalised."
+    long, short = torch.tensor([10.0, 0.0]), torch.tensor([0.0, 1.0])
+    plain, normalised = (long + short) / 2, (long / 10 + short) / 2
+
+    class Told(nn.Module):
+        def forward(self, clip):
+            bright = clip.mean((1, 2, 3, 4)) > 0
+            return torch.where(bright[:, None], long, short)
+
+    class Two(Evaluated):
+        def sample(self, i, epoch):
+            return torch.stack([torch.full((3, 2, 4, 4), v, dtype=torch.uint8) for v in (255, 0)]), 0
+
+    for wanted, normalize_clips in ((plain, False), (normalised, True)):
+        network = ClipFeature(Told(), normalize=normalize_clips)
+        out = extract(network, Two(3, views=2), "cpu", pool="features", progress=False)
+        torch.testing.assert_close(out.values, wanted.expand(3, 2))
+
+
+def test_maxima_need_a_map_of_two_by_two():
+    with pytest.raises(ValueError, match="at least 2×2, this is 1×4"):
+        ClipFeature(Net(), "max")(torch.rand(1, 3, 4, 1, 4))
+    with pytest.raises(ValueError, match="'mean' or 'max'"):
+        ClipFeature(Net(), "sum")
 
 
 # ---- extraction ---------------------------------------------------------------------------------
@@ -262,6 +375,77 @@ def test_accuracy_by_hand_with_unreadable_videos(tmp_path):
     for k, top in ((1, "top1"), (5, "top5")):
         assert 100 * np.mean([0 <= int(r["rank"]) < k for r in rows]) == pytest.approx(result[top])
     assert [p.name for p in (tmp_path / "p").iterdir()] == ["t.csv"]
+
+
+@pytest.mark.parametrize("average", ["softmax", "logits"])
+def test_average_over_clips_by_hand(tmp_path, average):
+    class Told(nn.Module):
+        "Logits of a clip by its number; the first pixel says which clip it is."
+
+        def forward(self, clip):
+            return table[(clip[:, 0, 0, 0, 0] * 0.22803 + 0.43216).mul(255).round().long()]
+
+    class Numbered(Evaluated):
+        def sample(self, i, epoch):
+            numbers = 3 * int(i) + torch.arange(3)
+            return numbers.to(torch.uint8).view(3, 1, 1, 1, 1).expand(3, 3, 2, 4, 4), 0
+
+    table = 4 * torch.randn(60, 6, generator=torch.Generator().manual_seed(0))
+    data = Numbered(20, broken=(7,), classes=6)
+    result = evaluate(Told(), data, average=average, predictions=tmp_path / "t.csv", **QUIET)
+    rows = list(csv.DictReader(open(tmp_path / "t.csv")))
+    right, differ = {1: 0, 5: 0}, 0
+    for i in range(20):
+        if i == 7:
+            assert rows[i]["predicted"] == rows[i]["rank"] == "-1" and rows[i]["probability"] == ""
+            continue
+        z = table[3 * i : 3 * i + 3].double().numpy()
+        softmax = (np.exp(z) / np.exp(z).sum(1, keepdims=True)).mean(0)
+        mean = z.mean(0)
+        differ += softmax.argmax() != mean.argmax()
+        scores = softmax if average == "softmax" else mean
+        probability = softmax if average == "softmax" else np.exp(mean) / np.exp(mean).sum()
+        order = np.argsort(-scores).tolist()
+        for k in right:
+            right[k] += i % 6 in order[:k]
+        assert int(rows[i]["predicted"]) == order[0] and int(rows[i]["rank"]) == order.index(i % 6)
+        assert float(rows[i]["probability"]) == pytest.approx(probability[order[0]], abs=1e-5)
+    assert differ >= 2  # the two averages are told apart by this table
+    assert result["top1"] == pytest.approx(100 * right[1] / 20)
+    assert result["top5"] == pytest.approx(100 * right[5] / 20)
+
+
+def test_ranks_by_logits_survive_a_softmax_that_overflows(tmp_path):
+    class Told(nn.Module):
+        def forward(self, clip):
+            return torch.tensor([[0.0, 500.0, 300.0, 100.0, 50.0, 25.0]]).expand(len(clip), -1)
+
+    data = Evaluated(6, classes=6)
+    result = evaluate(Told(), data, average="logits", predictions=tmp_path / "t.csv", **QUIET)
+    assert result["top5"] == pytest.approx(100 * 5 / 6)  # only class 0 is beyond the five largest
+    ranks = [row["rank"] for row in csv.DictReader(open(tmp_path / "t.csv"))]
+    assert ranks == ["5", "0", "1", "2", "3", "4"]
+
+
+def test_an_unknown_average_is_refused():
+    with pytest.raises(ValueError, match="'softmax' or 'logits'"):
+        evaluate(Net(), Evaluated(3), average="mean", **QUIET)
+
+
+@pytest.mark.parametrize("run", [finetune, linear_probe])
+def test_the_average_of_a_protocol_reaches_the_test(tmp_path, run):
+    done = {}
+    for average in ("softmax", "logits"):
+        protocol = Protocol(SHORT, average=average)
+        folder = tmp_path / average
+        results = run(Net(), Evaluated(12, views=1), Evaluated(9), protocol, folder=folder, **QUIET)
+        expected = evaluate(
+            results.classifier, Evaluated(9), average=average, predictions=folder / "again.csv", **QUIET
+        )
+        assert results["test"] == expected
+        done[average] = (folder / "predictions" / "test.csv").read_text()
+        assert done[average] == (folder / "again.csv").read_text()
+    assert done["softmax"] != done["logits"]
 
 
 # ---- classifier ---------------------------------------------------------------------------------
@@ -406,7 +590,16 @@ def test_training_needs_a_schedule(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "bad", [dict(dropout=1.0), dict(views=0), dict(precision="16"), dict(C=0), dict(label_smoothing=-0.1)]
+    "bad",
+    [
+        dict(dropout=1.0),
+        dict(views=0),
+        dict(precision="16"),
+        dict(C=0),
+        dict(label_smoothing=-0.1),
+        dict(average="mean"),
+        dict(pool="sum"),
+    ],
 )
 def test_impossible_protocols_are_refused(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):

@@ -518,6 +518,172 @@ def test_the_other_protocols_run(store, kind):
     ).state == "stored"
 
 
+# ---------------------------------------------------------------- settings on their way into a run
+
+
+def evaluation_of(parent, kind, **changes):
+    "One of the three evaluations of a pretraining, with other fields."
+    maker = dict(finetune=recipes.finetuning, linear=recipes.linear_probing, retrieval=recipes.retrieving)[
+        kind
+    ]
+    return dataclasses.replace(maker(SMOKE, "puppets-u", parent), **changes)
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    "What `train.fit` was given and did in the evaluations that follow."
+    from lightning_fabric import Fabric
+
+    from mvnb import protocols, train
+
+    seen = dict(clipped=[], losses=[])
+    fit, make, clip = protocols.fit, train.make_optimizer, Fabric.clip_gradients
+
+    def watched_fit(classifier, dataset, schedule, **options):
+        seen.update(classifier=classifier, schedule=schedule)
+        done = fit(classifier, dataset, schedule, **options)
+        seen["losses"] = done.losses
+        return done
+
+    def watched_make(method, schedule):
+        seen["optimizer"] = make(method, schedule)
+        return seen["optimizer"]
+
+    def watched_clip(self, module, optimizer, **options):
+        norm = clip(self, module, optimizer, **options)
+        seen["clipped"].append((options, float(norm)))
+        return norm
+
+    monkeypatch.setattr(protocols, "fit", watched_fit)
+    monkeypatch.setattr(train, "make_optimizer", watched_make)
+    monkeypatch.setattr(Fabric, "clip_gradients", watched_clip)
+    return seen
+
+
+def test_dropout_clipping_and_decay_of_a_recipe_reach_the_fine_tuning(store, trained):
+    parent = pre()
+    plain = ensure(evaluation_of(parent, "finetune"))
+    assert trained["classifier"].dropout.p == SMOKE.finetuning["dropout"] and not trained["clipped"]
+    losses = trained["losses"]
+    schedule = dataclasses.replace(SMOKE.finetune, clip_grad=40.0, weight_decay=5e-4)
+    recipe = evaluation_of(parent, "finetune", schedule=schedule, params=dict(dropout=0.5))
+    assert recipe.hash != plain.recipe.hash
+    ensure(recipe)
+    assert trained["classifier"].dropout.p == 0.5
+    assert trained["schedule"] == schedule
+    assert [group["weight_decay"] for group in trained["optimizer"].param_groups] == [5e-4]
+    assert len(trained["clipped"]) == SMOKE.finetune.max_steps
+    assert all(options["max_norm"] == 40.0 for options, _ in trained["clipped"])
+    assert all(options.get("norm_type", 2) == 2 for options, _ in trained["clipped"])
+    assert trained["losses"] != losses
+
+
+def test_an_augmented_probe_with_a_scaled_rate_is_a_recipe(store, trained):
+    parent = pre()
+    schedule = Schedule(
+        epochs=4,
+        batch_size=8,
+        lr=30 * 8 / 256,  # 30 for a batch of 256
+        weight_decay=0.0,
+        schedule="step",
+        milestones=(2, 3),
+        max_steps=3,
+    )
+    options = dict(schedule=schedule, params=dict(normalize=True))
+    plain = evaluation_of(parent, "linear", photometric={}, **options)
+    augmented = evaluation_of(parent, "linear", photometric=dict(gray=0.2, p_jitter=0.8), **options)
+    losses = []
+    for recipe in (plain, augmented):
+        result = ensure(recipe)
+        classifier = trained["classifier"]
+        assert classifier.frozen and classifier.normalize
+        assert [p.shape for p in trained["optimizer"].param_groups[0]["params"]] == [
+            p.shape for p in classifier.head.parameters()
+        ]
+        assert trained["schedule"] == schedule
+        assert {"top1", "top5"} <= set(result.metrics["biased"])
+        losses.append(trained["losses"])
+    assert classifier.photometric.gray == 0.2 and classifier.photometric.p_jitter == 0.8
+    assert losses[0] != losses[1]
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        dict(normalize_clips=True),
+        dict(pool="max", centre=False),
+        dict(pool="max", centre=False, normalize_clips=True),
+    ],
+)
+def test_the_ways_of_retrieval_come_from_the_recipe(store, monkeypatch, params):
+    from mvnb import protocols
+
+    seen, retrieve = [], protocols.retrieve
+
+    def watched(backbone, train, tests, protocol, **options):
+        seen.append(protocol)
+        return retrieve(backbone, train, tests, protocol, **options)
+
+    monkeypatch.setattr(protocols, "retrieve", watched)
+    recipe = evaluation_of(pre(), "retrieval", params=dict(ks=(1, 5), **params))
+    result = ensure(recipe)
+    expected = dict(pool="mean", normalize_clips=False, centre=True) | params
+    assert {name: getattr(seen[0], name) for name in expected} == expected
+    assert set(result.metrics["unbiased"]) >= {"R@1", "R@5"}
+    assert from_json(recipe.json()) == recipe
+
+
+def test_the_average_over_clips_comes_from_the_recipe(store):
+    parent = pre()
+    averages = {}
+    for average in (None, "softmax", "logits"):
+        params = dict(dropout=0.2) if average is None else dict(dropout=0.2, average=average)
+        result = ensure(evaluation_of(parent, "finetune", params=params, test_views=3))
+        averages[average] = (result.folder / "predictions" / "biased.csv").read_text()
+    assert averages[None] == averages["softmax"] != averages["logits"]
+
+
+def test_an_unknown_way_is_refused(store):
+    with pytest.raises(ValueError, match="Protocol.pool is 'sum'"):
+        ensure(evaluation_of(pre(), "retrieval", params=dict(pool="sum")))
+
+
+@pytest.mark.parametrize("kind", ["finetune", "linear", "retrieval"])
+def test_epsilon_goes_from_a_pretraining_to_its_evaluation(store, monkeypatch, kind):
+    "The recipe of an evaluation names the network's options itself; it does not take its parent's."
+    from mvnb import methods, models, own, protocols
+
+    def epsilons(module):
+        return {m.eps for m in module.modules() if isinstance(m, torch.nn.BatchNorm3d)}
+
+    seen = {}
+    build, extract = methods.build, protocols.extract
+
+    def watched_build(*args, **options):
+        seen["method"] = build(*args, **options)
+        return seen["method"]
+
+    def watched_extract(network, *args, **options):
+        seen["tested"] = epsilons(network)
+        return extract(network, *args, **options)
+
+    monkeypatch.setattr(methods, "build", watched_build)
+    monkeypatch.setattr(protocols, "extract", watched_extract)
+    plain = pre()
+    parent = dataclasses.replace(plain, model=dict(bn_eps=1e-5))
+    assert parent.hash != plain.hash
+    weights = ensure(parent).weights
+    assert epsilons(seen["method"].backbone) == {1e-5}
+    assert epsilons(seen["method"]) == {1e-5}  # the momentum encoder's too
+    ensure(evaluation_of(parent, kind, model=parent.model))
+    assert seen["tested"] == {1e-5}
+    ensure(evaluation_of(parent, kind, model={}))
+    assert seen["tested"] == {1e-3}
+    encoder = own.load_encoder(weights)
+    assert epsilons(encoder) == {1e-5}
+    assert models.read_weights(weights)[1]["recipe"]["model"] == {"bn_eps": 1e-5}
+
+
 # ---------------------------------------------------------------- several processes, and kills
 
 SCRIPT = """
