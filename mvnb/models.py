@@ -5,10 +5,12 @@
 # %% auto #0
 __all__ = ['INCEPTION', 'BACKBONES', 'LAYOUTS', 'SUPERVISED', 'Backbone', 'ResNet3D', 'same_padding', 'Unit3D', 'SamePool',
            'Mixed', 'I3D', 'S3D', 'register', 'build', 'describe', 'projection_head', 'WeightsError', 'save_weights',
-           'read_weights', 'Layout', 'PyVRLResNet', 'Fate', 'Loaded', 'account', 'load_weights', 'supervised_weights']
+           'read_weights', 'Layout', 'PyVRLResNet', 'Fate', 'Loaded', 'account', 'load_weights', 'remember',
+           'remembered', 'supervised_weights']
 
 # %% ../nbs/learn/20_models.ipynb #dd76f157
 import difflib
+import hashlib
 import json
 import math
 import os
@@ -337,7 +339,7 @@ def build(
     num_classes: int | None = None,  # None: forward gives the pooled feature [B,D]; otherwise logits
     *,
     dropout: float = 0.0,  # before the classifier, in [0, 1)
-    weights: str | None = None,  # None: random; "kinetics400": see `supervised_weights`; else a file
+    weights: str | None = None,  # "kinetics400": `supervised_weights`; "sha256:…": `remembered`; else a file
     **settings,  # of the class, e.g. widths=... or width=...
 ) -> Backbone:
     """A backbone, randomly initialised unless weights are named.
@@ -355,6 +357,8 @@ def build(
         raise ValueError(f"backbone {name!r} cannot be built with {settings}: {e}") from e
     if weights == "kinetics400":
         weights = supervised_weights(name)
+    elif str(weights).startswith("sha256:"):
+        weights = remembered(weights)
     if weights is not None:
         load_weights(model, weights)
     return model
@@ -826,6 +830,47 @@ def load_weights(
         )
     model.load_state_dict(taken, strict=False)
     return report
+
+# %% ../nbs/learn/20_models.ipynb #8cba93b2
+def _sha256(path: Path) -> str:  # 64 hex digits
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def _note(name: str) -> Path:
+    "Where the place of a remembered file is written."
+    return settings.runs() / ".encoders" / f"{name.removeprefix('sha256:')}.txt"
+
+
+def remember(
+    path: str | Path,  # of a file of weights
+) -> str:  # "sha256:" and 64 hex digits
+    "The name of a file by its content, for `build`; where it is gets noted beside the stored runs."
+    path = Path(path).expanduser().resolve()
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file of weights")
+    name = f"sha256:{_sha256(path)}"
+    note = _note(name)
+    note.parent.mkdir(parents=True, exist_ok=True)
+    partial = note.with_name(f".{note.name}.{os.getpid()}.tmp")
+    partial.write_text(str(path), encoding="utf-8")
+    os.replace(partial, note)
+    return name
+
+
+def remembered(
+    name: str,  # as `remember` gave it
+) -> Path:  # an existing file with that content
+    "A remembered file. Raises WeightsError if nobody noted it, or if it is gone or has changed."
+    if not _note(name).is_file():
+        raise WeightsError(f"{name}: no such encoder is noted in {_note(name).parent}: name its file again")
+    path = Path(_note(name).read_text(encoding="utf-8"))
+    if not path.is_file() or f"sha256:{_sha256(path)}" != name:
+        raise WeightsError(f"{path}: gone, or no longer the encoder {name[:19]}…: name its file again")
+    return path
 
 # %% ../nbs/learn/20_models.ipynb #6a0ad2e5
 SUPERVISED = {
