@@ -576,7 +576,8 @@ _PARAMETERS = (
 )
 _DEMO = (arg("--profile", default="demo", help=f"{_PROFILES}; default %(default)s"), *_PARAMETERS)
 _TABLE = (arg("paper", help=_PAPERS), arg("number", help="such as 3"), *_DEMO)
-_ENCODER = (
+_WITH_ENCODER = (
+    *_TABLE,
     arg(
         "--encoder",
         metavar="FILE",
@@ -587,6 +588,8 @@ _ENCODER = (
 _PAPER = arg("paper", nargs="?", help=f"{_PAPERS}; default: all")
 _ONLY = arg("--only", metavar="PATTERN", help="notebooks whose name fits, such as '*_table3_*'")
 _SOME = (_PAPER, arg("number", nargs="?", help="such as 3; default: all"), _ONLY, *_DEMO)
+
+# %% ../nbs/use/43_cli.ipynb #b8bac084
 _ONE = (
     arg(
         "name",
@@ -721,12 +724,7 @@ _GOES_ON = "Killed at any moment, the same command goes on."
 # %% ../nbs/use/43_cli.ipynb #8fc5ddd7
 COMMANDS = (
     Command("demo", _demo, "reproduce a table at demo scale on the puppets", _DEMO),
-    Command(
-        "table",
-        _table,
-        "run a table's notebook, show ours beside the published numbers",
-        (*_TABLE, *_ENCODER),
-    ),
+    Command("table", _table, "run a table's notebook, show ours beside the published numbers", _WITH_ENCODER),
     Command("figure", _figure, "draw a figure in its notebook, show its claims", _TABLE),
     Command(
         "plan",

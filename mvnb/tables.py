@@ -644,7 +644,7 @@ class Encoder:
         parts += [f"backbone {self.backbone}", self.says, self.remark]
         return "; ".join(filter(None, parts)) + ". No claim is judged on it."
 
-
+# %% ../nbs/results/32_tables.ipynb #0c924df9
 def _said(recipe: Mapping) -> str:
     "The training that metadata describe, in words."
     if not recipe.get("method"):
@@ -690,22 +690,25 @@ def _stored_cells(plan: Plan) -> dict:
             missing.add(row)
     return {cell: recipe for cell, recipe in plan.cells.items() if cell[0] not in missing}
 
-
+# %% ../nbs/results/32_tables.ipynb #1db5000f
 def _encoder_videos(plan: Plan, shown: set) -> Videos:  # keys of the rows that are shown with it
     "The videos of an encoder's plan."
-    d, columns, why_not = plan.definition, dict(plan.videos.columns), dict(plan.videos.why_not)
+    columns = dict(plan.videos.columns)
+    why_not = dict(plan.videos.why_not)
     for key, name in columns.items():
         trouble = data_trouble(name) if name and plan.videos.blocked else ""
         if trouble:
-            columns[key], why_not[f"Column {key}"] = None, trouble
-    others = [row for row in d.rows if row.key in plan.videos.pretrain and row.key not in shown]
+            columns[key] = None
+            why_not[f"Column {key}"] = trouble
+    rows = plan.definition.rows
+    others = [row for row in rows if row.key in plan.videos.pretrain and row.key not in shown]
     why = "beside an encoder, the table's rows are shown as far as they are stored"
     why_not |= {f"Row {row.label}": why for row in others}
     pretrain = {key: name for key, name in plan.videos.pretrain.items() if key in shown}
     blocked = "" if any(columns.values()) else plan.videos.blocked
     return Videos(pretrain, columns, why_not, blocked)
 
-
+# %% ../nbs/results/32_tables.ipynb #7384ce77
 def beside(
     plan: Plan,  # of a table
     encoder: Encoder,
