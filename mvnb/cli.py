@@ -339,6 +339,17 @@ def _written(plan, values: dict) -> Path:  # the page
     return page
 
 # %% ../nbs/use/43_cli.ipynb #52916e00
+def _encoder_in(table, args, values: dict) -> int:
+    "An encoder from outside, tested by a table's protocols; no page is written."
+    from mvnb import own
+
+    file = own.weights_file(args.encoder)
+    plan = table.plan(**_for_plan(values), encoder=file, backbone=args.backbone)
+    outcome = table.run(plan, device=values["device"], workers=values["workers"])
+    print(f"\n{outcome}")
+    return 0
+
+# %% ../nbs/use/43_cli.ipynb #9ad4911e
 def _table(args) -> int:
     "Runs a table's notebook and shows the table."
     from mvnb import tables
@@ -346,6 +357,8 @@ def _table(args) -> int:
     started = time.monotonic()
     values = _parameters(args)
     table = tables.table(args.paper, args.number)
+    if args.encoder:
+        return _encoder_in(table, args, values)
     plan = table.plan(**_for_plan(values))
     page = _written(plan, values)
     outcome = table.run(plan, progress=False)
@@ -563,9 +576,20 @@ _PARAMETERS = (
 )
 _DEMO = (arg("--profile", default="demo", help=f"{_PROFILES}; default %(default)s"), *_PARAMETERS)
 _TABLE = (arg("paper", help=_PAPERS), arg("number", help="such as 3"), *_DEMO)
+_WITH_ENCODER = (
+    *_TABLE,
+    arg(
+        "--encoder",
+        metavar="FILE",
+        help="weights from elsewhere, tested by the table's protocols in a row of its own; writes no page",
+    ),
+    arg("--backbone", help="of the encoder, such as r2plus1d_18, when its file does not say"),
+)
 _PAPER = arg("paper", nargs="?", help=f"{_PAPERS}; default: all")
 _ONLY = arg("--only", metavar="PATTERN", help="notebooks whose name fits, such as '*_table3_*'")
 _SOME = (_PAPER, arg("number", nargs="?", help="such as 3; default: all"), _ONLY, *_DEMO)
+
+# %% ../nbs/use/43_cli.ipynb #b8bac084
 _ONE = (
     arg(
         "name",
@@ -700,7 +724,7 @@ _GOES_ON = "Killed at any moment, the same command goes on."
 # %% ../nbs/use/43_cli.ipynb #8fc5ddd7
 COMMANDS = (
     Command("demo", _demo, "reproduce a table at demo scale on the puppets", _DEMO),
-    Command("table", _table, "run a table's notebook, show ours beside the published numbers", _TABLE),
+    Command("table", _table, "run a table's notebook, show ours beside the published numbers", _WITH_ENCODER),
     Command("figure", _figure, "draw a figure in its notebook, show its claims", _TABLE),
     Command(
         "plan",

@@ -187,6 +187,8 @@ def provenance(self: Outcome) -> list:  # of sentences
         f"Ours: {plan.profile} profile, {what}, {seed_text(plan.seeds)}{spread}; {provenance_of(results)}.",
         f"Test sets: {test_sets(results)}.",
     ]
+    if plan.encoder:
+        lines.append(str(plan.encoder))
     lines += _notes(d) + _stand_ins(plan)
     if any(not row.method for row in d.rows):
         lines.append("Rows with — are other works: shown as published, not run here.")

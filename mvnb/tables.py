@@ -6,8 +6,8 @@
 __all__ = ['DATA', 'SAID_BY', 'PROTOCOLS', 'PUPPETS_ARE_NOT_PUBLISHED', 'Column', 'Row', 'Claim', 'Part', 'Definition', 'called',
            'stem_of', 'csv_lines', 'published_lines', 'define', 'definitions', 'published', 'published_settings',
            'seeds_of', 'data_trouble', 'weights_of', 'start_trouble', 'Videos', 'videos_of', 'Plan', 'duration',
-           'length_of', 'described', 'left_out', 'seed_text', 'paragraphs', 'markdown', 'evaluation', 'Table', 'table',
-           'demo', 'compute']
+           'length_of', 'described', 'left_out', 'seed_text', 'paragraphs', 'markdown', 'evaluation', 'Table',
+           'Encoder', 'encoder_of', 'beside', 'table', 'demo', 'compute']
 
 # %% ../nbs/results/32_tables.ipynb #5ceeae24
 import csv
@@ -425,6 +425,7 @@ class Plan:
     videos: Videos
     cells: dict  # (row key, column key, seed) -> Recipe of the evaluation
     device: str | None = None  # for the estimate
+    encoder: "Encoder | None" = None  # from outside the table, tested beside its rows
 
     def __post_init__(self):
         chains = [recipes.chain(cell) for cell in self.cells.values()]
@@ -525,6 +526,13 @@ def setup(self: Plan) -> pd.DataFrame:
     return pd.DataFrame([dict(line) | {"tested on": ", ".join(data)} for line, data in lines.items()])
 
 # %% ../nbs/results/32_tables.ipynb #1447084e
+@patch(as_prop=True)
+def sources(self: Plan) -> pd.DataFrame | None:
+    "At a published profile: every setting of the paper with its source, see `recipes.sources`."
+    if self.profile in recipes.PUBLISHED:
+        return recipes.sources(self.definition.paper, self.profile)
+
+
 @patch(as_prop=True)
 def frame(self: Plan) -> pd.DataFrame:
     "One line per kind of run, data set, backbone and clips."
@@ -648,6 +656,115 @@ class Table:
         return f"{d.paper.upper()} {called(d.number)}: {d.title}\n{markdown(self.published)}"
 
 # %% ../nbs/results/32_tables.ipynb #aeb65745
+@dataclass(frozen=True)
+class Encoder:
+    "A file of weights that is tested beside a table's rows."
+
+    file: str  # its name, without folders
+    sha256: str  # "sha256:" and 64 hex digits, see `mvnb.models.remember`
+    backbone: str  # a name of `mvnb.models.build`
+    model: Options  # arguments of `mvnb.models.build`, the weights among them
+    says: str  # what its metadata say about its training
+    remark: str = ""  # of `mvnb.models.load_weights`
+
+    def __str__(self):
+        parts = [f"encoder: {self.file} is not the paper's", f"SHA-256 {self.sha256.removeprefix('sha256:')}"]
+        parts += [f"backbone {self.backbone}", self.says, self.remark]
+        return "; ".join(filter(None, parts)) + ". No claim is judged on it."
+
+# %% ../nbs/results/32_tables.ipynb #0c924df9
+def _said(recipe: Mapping) -> str:
+    "The training that metadata describe, in words."
+    if not recipe.get("method"):
+        return "its metadata say nothing about its training"
+    data = recipe.get("data") or {}
+    return f"its metadata say: {recipe['method']} on {data.get('name', 'unknown data')}"
+
+
+def encoder_of(
+    path: str,  # .safetensors, .pt, .pth or .tar
+    backbone: str | None = None,  # a name of `mvnb.models.build`, when the file does not say
+) -> Encoder:
+    "An encoder by its file. Raises WeightsError for a file that does not say its backbone or does not fit."
+    recipe = models.read_weights(path)[1].get("recipe") or {}
+    name = backbone or recipe.get("backbone")
+    if not name:
+        known = ", ".join(models.BACKBONES)
+        raise models.WeightsError(f"{path} does not say which backbone it is for: name it, one of {known}")
+    given = dict(recipe.get("model") or {}) if name == recipe.get("backbone") else {}
+    given.pop("weights", None)
+    report = models.load_weights(models.build(name, **given), path)
+    sha256 = models.remember(path)
+    model = Options(given | {"weights": sha256})
+    return Encoder(report.path.name, sha256, name, model, _said(recipe), report.remark)
+
+# %% ../nbs/results/32_tables.ipynb #58370ab2
+def _encoder_rows(d: Definition, encoder: Encoder) -> list:  # of Row
+    "A row for every protocol of the table's own rows."
+    protocols = dict.fromkeys(row.protocol or d.protocol for row in d.rows if row.method)
+    rows = []
+    for protocol in protocols:
+        label = f"encoder: {encoder.file}" if len(protocols) == 1 else f"encoder: {encoder.file}, {protocol}"
+        key = " ".join(["encoder", encoder.sha256[7:19], protocol])
+        rows.append(Row(key, label, "encoder", protocol=protocol, extra=True))
+    return rows
+
+
+def _stored_cells(plan: Plan) -> dict:
+    "The cells of rows that are stored with their parents, for all seeds and columns."
+    missing = set()
+    for (row, _, _), recipe in plan.cells.items():
+        if any(plan.states[run.hash] != "stored" for run in recipes.chain(recipe)):
+            missing.add(row)
+    return {cell: recipe for cell, recipe in plan.cells.items() if cell[0] not in missing}
+
+# %% ../nbs/results/32_tables.ipynb #1db5000f
+def _family_of(encoder: Encoder, profile: recipes.Profile, usual: str) -> str:
+    "The family whose clips and settings an encoder takes: its backbone's, or the table's."
+    return next((f for f, name in profile.backbones.items() if name == encoder.backbone), usual)
+
+
+def _encoder_videos(plan: Plan, shown: set) -> Videos:  # keys of the rows that are shown with it
+    "The videos of an encoder's plan."
+    columns = dict(plan.videos.columns)
+    why_not = dict(plan.videos.why_not)
+    for key, name in columns.items():
+        trouble = data_trouble(name) if name and plan.videos.blocked else ""
+        if trouble:
+            columns[key] = None
+            why_not[f"Column {key}"] = trouble
+    rows = plan.definition.rows
+    others = [row for row in rows if row.key in plan.videos.pretrain and row.key not in shown]
+    why = "beside an encoder, the table's rows are shown as far as they are stored"
+    why_not |= {f"Row {row.label}": why for row in others}
+    pretrain = {key: name for key, name in plan.videos.pretrain.items() if key in shown}
+    blocked = "" if any(columns.values()) else plan.videos.blocked
+    return Videos(pretrain, columns, why_not, blocked)
+
+# %% ../nbs/results/32_tables.ipynb #7384ce77
+def beside(
+    plan: Plan,  # of a table
+    encoder: Encoder,
+) -> Plan:  # the encoder's runs, and the table's that are stored
+    "The plan that tests an encoder by a table's protocols, on the table's columns."
+    d = plan.definition
+    cells = _stored_cells(plan)
+    videos = _encoder_videos(plan, {row for row, _, _ in cells})
+    rows = _encoder_rows(d, encoder)
+    for seed in plan.seeds:
+        for row in rows:
+            profile = row.profile(plan.profile, d.paper)
+            for column, data in videos.columns.items():
+                if data:
+                    family = _family_of(encoder, profile, d.family)
+                    recipe = PROTOCOLS[row.protocol](profile, data, None, family, seed)
+                    model = recipe.model | encoder.model
+                    recipe = replace(recipe, backbone=encoder.backbone, model=model)
+                    cells[row.key, column, seed] = recipe
+    d = replace(d, rows=(*d.rows, *rows))
+    return Plan(d, plan.profile, plan.seeds, plan.data, videos, cells, plan.device, encoder)
+
+# %% ../nbs/results/32_tables.ipynb #a8774f99
 @patch
 def plan(
     self: Table,
@@ -656,8 +773,10 @@ def plan(
     data: str
     | None = None,  # None or "": the profile's own; "puppets", or real data sets with commas between
     device: str | None = None,  # for the estimate
+    encoder: str | None = None,  # a file of weights: only it is tested, see `beside`
+    backbone: str | None = None,  # of the encoder, when its file does not say
 ) -> Plan:
-    "The runs that a table needs. Raises ValueError for a profile, seeds or data that there are not."
+    "The runs that a table needs. Raises ValueError for a profile, seeds, data or encoder that there are not."
     d, seeds = self.definition, seeds_of(seeds)
     recipes.profile(profile, d.paper)  # says which there are
     videos = videos_of(d, profile, data)
@@ -670,7 +789,8 @@ def plan(
                 if test := videos.columns[column.key]:
                     cell = evaluation(its, row, protocol, start, test, family, seed, column.params)
                     cells[row.key, column.key, seed] = cell
-    return Plan(d, profile, seeds, data or "", videos, cells, device)
+    made = Plan(d, profile, seeds, data or "", videos, cells, device)
+    return made if encoder is None else beside(made, encoder_of(encoder, backbone))
 
 # %% ../nbs/results/32_tables.ipynb #3d1fe904
 def table(
@@ -732,9 +852,13 @@ def run(
     device: str | None = None,  # "auto", "cpu", "cuda"; None takes the repository's setting
     workers: int | None = None,  # loader processes; None takes the repository's setting
     progress: bool = True,  # say what is done
+    encoder: str | None = None,  # see `plan`
+    backbone: str | None = None,  # see `plan`
 ):  # -> mvnb.outcomes.Outcome
     "Computes what is not stored. Raises ValueError when the data are not on this machine."
     from mvnb.outcomes import Outcome  # here: that room is built on this one
 
-    plan = profile if isinstance(profile, Plan) else self.plan(profile, seeds, data, device)
+    plan = profile
+    if not isinstance(plan, Plan):
+        plan = self.plan(profile, seeds, data, device, encoder, backbone)
     return Outcome(plan, compute(plan, device, workers, progress))
