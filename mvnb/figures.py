@@ -583,7 +583,7 @@ def chosen(
     index,  # datasets.Index
     count: int,  # at most
 ) -> list:  # positions in the index
-    "Which videos are drawn: the first of each of the first classes. A figure of another kind may override it."
+    "Which videos are drawn: the first of each of the first classes. Another kind of figure may override it."
     return first_of_each(index.labels, count)
 
 
