@@ -522,7 +522,7 @@ class Maps(Drawing):
         cut = (one.clips.length, one.clips.stride, one.clips.size, one.test_views, one.clips.cache)
         for test, data in one.tests:
             dataset = test_clips(data.load(), *cut)
-            self._measure(test, dataset, workers, first_of_each(dataset.index.labels, examples), progress)
+            self._measure(test, dataset, workers, self.chosen(test, dataset.index, examples), progress)
 
     def mask(self, clip: Tensor) -> Tensor:  # bool [B,H,W] or [B,T,H,W]
         "The method's mask of clips, float [B,3,T,H,W] in [0,1]."
@@ -577,6 +577,17 @@ def _batch_shares(self: Maps, dataset, batch: dict, examples: list) -> tuple:
     return shares, shown
 
 # %% ../nbs/results/35_figures.ipynb #0dfa73d9
+@patch
+def chosen(
+    self: Maps,
+    test: str,  # name of a test set
+    index,  # datasets.Index
+    count: int,  # at most
+) -> list:  # positions in the index
+    "Which videos are drawn: the first of each of the first classes. Another kind of figure may override it."
+    return first_of_each(index.labels, count)
+
+
 @patch
 def _measure(self: Maps, test: str, dataset, workers: int, examples: list, progress: bool):
     "Shares of all videos of a test set."
