@@ -898,3 +898,21 @@ def test_new_options_leave_the_hash_until_they_are_used(root):
 def test_impossible_sizes_and_rules_are_refused(root, bad, match):
     with pytest.raises(ValueError, match=match):
         small(videos(root), **bad)
+
+
+def test_recipes_carry_the_new_options_and_keep_their_hashes(root):
+    from mvnb import recipes
+
+    data, schedule = recipes.Data("ucf101"), recipes.Schedule(epochs=1, batch_size=2)
+    usual, new = (
+        recipes.Recipe("pretrain", data, "r3d18", cut, schedule, method="moco")
+        for cut in (
+            recipes.Clips(),
+            recipes.Clips(short="repeat", resize=RELEASED, test_resize=(171, 128), still_from="clip"),
+        )
+    )
+    assert not {"short", "resize", "test_resize", "still_from"} & set(json.loads(usual.json())["clips"])
+    again = recipes.from_json(new.json())
+    assert again == new and again.hash == new.hash != usual.hash and again.clips.resize == RELEASED
+    built = ClipDataset(videos(root), **vars(again.clips))
+    assert (built.short, built.resize, built.test_resize) == ("repeat", RELEASED, (171, 128))
