@@ -293,7 +293,7 @@ def alpha_blend(
     *,
     out: Tensor | None = None,  # memory for the result, may be the clip itself; None: new
 ) -> Tensor:  # [B,C,T,H,W]: `out`, or a new tensor; bytes are rounded
-    """The foreground times alpha, the background untouched (MAC, Eq. 1); by halves where the mask is soft.
+    """The foreground times alpha, the background untouched (MAC, Eq. 1); in part where the mask is soft.
 
     Raises ValueError for clip, mask, factors and memory that do not fit together; for factors and masks
     outside [0, 1] only if they are on a CPU.
