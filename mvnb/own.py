@@ -844,7 +844,7 @@ def load_encoder(
     if name != recipe.get("backbone"):
         recipe = {}  # it describes another network
     encoder = models.build(name, **(recipe.get("model") or {}))
-    models.load_weights(encoder, path)
+    report = models.load_weights(encoder, path)
     given = _given(length=frames, stride=stride, size=size)
     encoder.clips = replace(_clips_of(name, recipe), **given)
     encoder.name = name
@@ -852,7 +852,8 @@ def load_encoder(
     encoder.meta = meta
     encoder.mean = MEAN
     encoder.std = STD
-    if name == "i3d" and not recipe:  # published weights see pixels in [-1, 1]
+    # the weights published with I3D see pixels in [-1, 1], FAME's see them as this library does
+    if name == "i3d" and not recipe and report.layout == "torchvision":
         encoder.mean = (0.5,) * 3
         encoder.std = (0.5,) * 3
     return encoder.eval()

@@ -433,3 +433,11 @@ def test_code_in_a_published_file_is_never_run(tmp_path):
             act(i3d(), tmp_path / "i3d.pth.tar")
         assert sentence(caught)
     assert not (tmp_path / "ran").exists()
+
+
+def test_an_own_encoder_from_such_a_file_sees_the_library_s_pixels(tmp_path):
+    from mvnb import own
+
+    torch.save(fame_pretrained(models.build("i3d")), tmp_path / "i3d.pth.tar")
+    encoder = own.load_encoder(tmp_path / "i3d.pth.tar", "i3d")
+    assert (encoder.mean, encoder.std) == (own.MEAN, own.STD)
