@@ -344,7 +344,7 @@ def _set_bn_eps(model: nn.Module, eps: float) -> None:
     for norm in norms:
         norm.eps = eps
 
-# %% ../nbs/learn/20_models.ipynb #08889c2f
+# %% ../nbs/learn/20_models.ipynb #532ecfe8
 def build(
     name: str,  # one of BACKBONES, e.g. "r2plus1d_18"
     num_classes: int | None = None,  # None: forward gives the pooled feature [B,D]; otherwise logits

@@ -59,6 +59,10 @@ class Protocol:
     size: int = 112  # side of a clip, pixels
     still: int = 0  # number of different frames in an almost still clip; 0: ordinary clips
     scale: tuple = (0.2, 1.0)  # area of a training crop as a share of the frame
+    short: str = "wrap"  # a video shorter than a clip is looped; "repeat": its last frame is repeated
+    resize: tuple = ()  # (width, height) pairs that frames are scaled to before a training crop
+    test_resize: tuple | None = None  # (width, height) that frames are scaled to before the centre crop
+    still_from: str = "third"  # frames of an almost still clip: over the third, or of a "clip" in it
     photometric: Photometric | None = None  # augmentation of training clips; None: only the crop
     train_views: int = 1  # random clips per training video and epoch (cached probe: in all)
     views: int = 10  # evenly spaced clips per test video
@@ -103,6 +107,10 @@ def clips_of(
         size=protocol.size,
         cache=protocol.cache,
         still=protocol.still,
+        short=protocol.short,
+        resize=protocol.resize,
+        test_resize=protocol.test_resize,
+        still_from=protocol.still_from,
         train=train,
         **sampled,
     )

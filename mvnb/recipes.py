@@ -179,6 +179,8 @@ def _wrong(recipe) -> str:  # "" where nothing is
         return "starts from random weights: it takes no parent"
     if recipe.parent is not None and recipe.parent.backbone != recipe.backbone:
         return f"has backbone {recipe.backbone}, its parent another"
+    if recipe.parent is not None and recipe.parent.model != recipe.model:
+        return f"builds its backbone with {recipe.model}, its parent with {recipe.parent.model}"
     return ""
 
 # %% ../nbs/results/30_recipes.ipynb #37450fe5
@@ -399,7 +401,7 @@ _OF_THE_HOUSE = (
     "remarks",
 )
 
-
+# %% ../nbs/results/30_recipes.ipynb #daafa3c8
 def settings_of(
     profile: Profile,
 ) -> dict:  # such as "pretrain.lr" -> 0.01; settings that are None are left out
@@ -522,7 +524,7 @@ def fitted(
         options = options | dict(head=profile.heads[family])
     return replace(profile, method=options)
 
-
+# %% ../nbs/results/30_recipes.ipynb #f64ddfe7
 def pretraining(
     profile: Profile,
     method: str,  # a name of `mvnb.methods.build`

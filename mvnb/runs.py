@@ -483,9 +483,14 @@ def _pretrain(recipe: Recipe, job: Job) -> tuple[dict, dict]:
     return _summary(done), dict(peak_memory=done.peak_memory, failed=done.failed)
 
 # %% ../nbs/results/31_runs.ipynb #71f01a15
+_CLIP_FIELDS = (  # of `recipes.Clips` and `mvnb.protocols.Protocol` alike
+    *("length", "stride", "size", "scale", "cache", "still", "short", "resize", "test_resize", "still_from"),
+)
+
+
 def _protocol(recipe: Recipe) -> protocols.Protocol:
     "The protocol's view of a recipe; `params` are fields of `mvnb.protocols.Protocol`."
-    clips = {k: getattr(recipe.clips, k) for k in ("length", "stride", "size", "scale", "cache", "still")}
+    clips = {name: getattr(recipe.clips, name) for name in _CLIP_FIELDS}
     photometric = Photometric(**recipe.photometric) if recipe.photometric else None
     return protocols.Protocol(
         recipe.schedule, **clips, views=recipe.test_views, photometric=photometric, **recipe.params

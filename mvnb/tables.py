@@ -104,7 +104,7 @@ SAID_BY = {  # a claim's origin, in words
     "ours": "ours",
 }
 
-
+# %% ../nbs/results/32_tables.ipynb #de79a741
 @dataclass(frozen=True)
 class Claim:
     """On one column, every row of `better` beats every row of `worse`, by `least` so many points, or comes

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from mvnb import boxes, clips, datasets, masks, models, puppets
-from mvnb.methods.mac import MAC
+from mvnb.papers.mac.method import MAC
 
 TINY = dict(backbone="r2plus1d_tiny", queue=24, seed=5, widths=(8, 8, 16))
 

@@ -112,7 +112,7 @@ class Contrast(nn.Module):
         momentum: float = 0.999,  # m of the key encoder, in [0, 1]
         temperature: float = 0.1,  # of the loss, > 0
         head: str = "mlp",  # "mlp" or "linear", see `mvnb.models.projection_head`
-        split_bn: int = 0,  # with one process: keys are normalised in groups of so many clips; 0: all together
+        split_bn: int = 0,  # with one process: keys are normalised in groups of so many; 0: together
     ):
         super().__init__()
         _check(momentum, temperature, queue, split_bn)

@@ -36,7 +36,7 @@ PAPER = Profile(
 )
 
 # %% ../../../nbs/papers/fame/2_recipe.ipynb #118de09c
-SOURCES = [
+_TEXT = [
     (
         Source("paper", "implementation details"),
         [
@@ -48,6 +48,11 @@ SOURCES = [
     (Source("paper", "Tables 1 to 6"), ["backbones.i3d", "backbones.r2plus1d"]),
     (Source("paper", "action recognition"), ["finetune_clips.length", "finetune_clips.stride"]),
     (Source("paper", "action recognition"), ["finetune_clips.size", "test_views"]),
+]
+
+# %% ../../../nbs/papers/fame/2_recipe.ipynb #233b38c8
+SOURCES = [
+    *_TEXT,
     (
         Source("released", "the commands and their defaults"),
         [

@@ -25,7 +25,7 @@ def _coloured(p: float, **more) -> Options:
     "Brightness, contrast, and hue with saturation, each with probability p."
     return Options(**_COLOURS, p_brightness=p, p_contrast=p, p_colour=p, **more)
 
-
+# %% ../../../nbs/papers/mac/2_recipe.ipynb #991f66ab
 PAPER = Profile(
     "paper",
     "GPUs: the paper's data, backbone and schedule",
@@ -65,7 +65,7 @@ RELEASED = replace(
 # %% ../../../nbs/papers/mac/2_recipe.ipynb #f2cf3345
 _STEPS = ("epochs", "lr", "milestones", "gamma")
 
-SOURCES = [
+_PRETRAINING = [
     (Source("paper", "Section 4.1"), [f"pretrain.{name}" for name in _STEPS]),
     (Source("paper", "Section 4.1"), [f"schedules.kinetics400.{name}" for name in _STEPS]),
     (Source("paper", "Section 4.1"), [f"finetune.{name}" for name in _STEPS]),
@@ -99,6 +99,11 @@ SOURCES = [
     (Source("ours", "ordinary clips; Still-UCF has 4"), ["*_clips.still"]),
     (Source("ours", "not used: frames are scaled, then cropped"), ["*_clips.scale", "*_clips.ratio"]),
     (Source("released", "how strong and how often; the paper names the augmentations"), ["photometric.*"]),
+]
+
+# %% ../../../nbs/papers/mac/2_recipe.ipynb #f1359e7d
+SOURCES = [
+    *_PRETRAINING,
     (Source("released", "milder than in pretraining"), ["finetune_photometric.*"]),
     (Source("released", "the jitter of three kinds apart takes its place"), ["*photometric.p_jitter"]),
     (Source("released", "its configuration of fine-tuning"), ["finetuning.*", "finetune.weight_decay"]),

@@ -78,7 +78,7 @@ def _rows2():
         changes = dict(photometric=_LEFT_OUT[name])
         yield Row(key, key, "mac", mac("s"), photometric=_augmentation(name), changes=changes)
 
-
+# %% ../../../nbs/papers/mac/5_supplement.ipynb #fff64575
 S_TABLE2 = ablation(
     2,
     "Augmentations added to MAC-S-2",
@@ -188,6 +188,8 @@ _K = (2, 3, 4, 5, 6)
 _M = (0.1, 0.5, 1.0)
 _LAMBDA = (10, 30, 60)
 S_TABLE6 = ablation(6, "Number of factors k", "k", "k (number of factors)", _varied("k", _K, 4), _K_CLAIMS)
+
+# %% ../../../nbs/papers/mac/5_supplement.ipynb #dd444d6d
 _AS_RELEASED = [
     Row(
         f"{m:g}, released",
