@@ -65,7 +65,8 @@ class Site:
         ]
         self.results = {kind: self._results(kind) for kind in ("tables", "figures")}
         for path in self.library:
-            self.pages[self.name(path)] = f"library/{path.relative_to(nbs).as_posix()}"
+            place = "overview.ipynb" if path == index else path.relative_to(nbs).as_posix()
+            self.pages[self.name(path)] = f"library/{place}"
         for source, executed in self.explore:
             for path in (source, executed):
                 if path:

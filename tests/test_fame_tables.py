@@ -243,7 +243,7 @@ def test_the_paper_profile_is_the_papers(place):
         i3d.parent.params["head"],
         i3d.parent.params["queue"],
         i3d.parent.data.name,
-    ) == ("i3d", 224, 224, "linear", 65536, "kinetics400")
+    ) == ("i3d", 224, 224, "mlp", 65536, "kinetics400")
     assert (
         probe.kind == "linear"
         and probe.params["normalize"]

@@ -255,7 +255,8 @@ def test_the_paper_profile_is_the_papers(place):
     assert (
         pre.photometric["blur"] == 0
         and pre.photometric["gray"] == 0.2
-        and pre.photometric["p_jitter"] == 0.8
+        and {pre.photometric[f"p_{name}"] for name in ("brightness", "contrast", "colour")} == {0.8}
+        and pre.photometric["p_jitter"] == 0
         and dict(pre.params).items() >= {"objective": "sc", "n": 2}.items()
     )
     assert (
@@ -297,7 +298,8 @@ def test_all_of_table_4_has_one_size(place):
         cells["MAC-SC-2 Diving-48", "Diving48", 0].parent.schedule.epochs == 300
         and cells["BE Diving-48", "Diving48", 0].parent.schedule.epochs == 200
     )
-    assert {r.parent.params["queue"] for r in cells.values()} == {2048}
+    queues = {row.split()[0]: r.parent.params["queue"] for (row, *_), r in cells.items()}
+    assert queues == {"BE": 2048, "FAME": 2048, "MAC-SC-2": 65536}
 
 
 def test_rows_of_another_paper_are_its_runs(place):

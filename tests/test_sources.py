@@ -1,0 +1,200 @@
+"Where the settings of a published profile come from, what they are, and who makes a claim."
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from mvnb import claims, papers, recipes, tables
+from mvnb.methods import contrast
+
+PAPERS = ("fame", "mac")
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+@pytest.mark.parametrize("name", recipes.PUBLISHED)
+def test_every_setting_has_a_source(paper, name):
+    found = recipes.sources(paper, name)
+    assert list(found["setting"]) == list(recipes.settings_of(recipes.profile(name, paper)))
+    assert found["where, or why"].str.len().min() >= 5
+    assert set(found["source"]) == {"paper", "released code", "ours"}
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_a_setting_without_a_source_is_refused(paper, monkeypatch):
+    part = papers.part(paper, "recipe")
+    longer = dataclasses.replace(part.PAPER, finetuning=part.PAPER.finetuning | dict(C=3.0))
+    monkeypatch.setattr(part, "PAPER", dataclasses.replace(longer, probing=longer.probing | dict(C=3.0)))
+    with pytest.raises(ValueError, match=r"no source: .*probing\.C"):
+        recipes.sources(paper)
+
+
+def test_a_source_of_no_setting_is_refused(monkeypatch):
+    part = papers.part("fame", "recipe")
+    stray = (recipes.Source("paper", "nowhere"), ["finetune.colour"])
+    monkeypatch.setattr(part, "SOURCES", [*part.SOURCES, stray])
+    with pytest.raises(ValueError, match="finetune.colour"):
+        recipes.sources("fame")
+
+
+@pytest.mark.parametrize("who, where", [("someone", "Table 1"), ("paper", "")])
+def test_a_source_says_who_and_where(who, where):
+    with pytest.raises(ValueError, match="paper, released, ours"):
+        recipes.Source(who, where)
+
+
+def settings(paper, name="paper"):
+    return recipes.settings_of(recipes.profile(name, paper))
+
+
+def test_fame_is_what_its_authors_ran():
+    "Facts of the paper's implementation details and of the released code, written down here once more."
+    expected = {
+        "method.head": "mlp",
+        "model.i3d.bn_eps": 1e-5,
+        "method.temperature": 0.1,
+        "method.queue": 2048,
+        "on_data.kinetics400.queue": 65536,
+        "pretrain.epochs": 200,
+        "pretrain.lr": 0.01,
+        "finetune.lr": 0.025,
+        "finetuning.dropout": 0.7,
+        "finetune_photometric.gray": 0.2,
+        "finetune_photometric.p_jitter": 0.8,
+        "finetune_photometric.blur": 0.0,
+        "linear.weight_decay": 0.0,
+        "probing.normalize": True,
+        "retrieving.normalize_clips": True,
+        "method.split_bn": 64 // 8,  # a batch of 64 on eight devices
+    }
+    have = settings("fame")
+    assert {name: have[name] for name in expected} == expected
+    assert have["linear.lr"] / have["linear.batch_size"] == 30 / 256
+
+
+def test_mac_is_what_its_authors_ran():
+    expected = {
+        "method.temperature": 0.2,
+        "method.queue": 65536,
+        "method.dropout": 0.5,
+        "method.head_std": 0.001,
+        "pretrain.clip_grad": 40,
+        "finetune.clip_grad": 40,
+        "finetune.weight_decay": 5e-4,
+        "pretrain.weight_decay": 1e-4,
+        "finetuning.dropout": 0.5,
+        "finetuning.average": "logits",
+        "probing.normalize": True,
+        "retrieving.pool": "max",
+        "retrieving.centre": False,
+        "pretrain_clips.short": "repeat",
+        "finetune_clips.short": "repeat",
+        "finetune_clips.test_resize": (171, 128),
+        "finetune_clips.still_from": "clip",
+        "photometric.p_brightness": 0.8,
+        "finetune_photometric.p_brightness": 0.2,
+        "finetune_photometric.flip": 0.35,
+    }
+    have = settings("mac")
+    assert {name: have[name] for name in expected} == expected
+    assert set(have["pretrain_clips.resize"]) == {(149, 112), (171, 128), (192, 144)}
+
+
+def test_released_differs_from_the_text_where_the_code_does():
+    text, code = settings("mac"), settings("mac", "released")
+    differs = {name for name in code if text.get(name) != code[name]}
+    assert differs == {
+        *(f"method.{name}" for name in ("convention", "soft", "dilate", "copy_first", "blend", "symmetric")),
+        "schedules.kinetics400.epochs",
+        "on_data.kinetics400.ss_weight",
+    }
+    pre = tables.table("mac", 3).plan("released").cells["MAC-SC-2 K400 finetune", "UCF101", 0].parent
+    assert pre.params["convention"] == "released" and pre.params["ss_weight"] == 0.5
+    assert recipes.profile("released", "fame") == recipes.profile("paper", "fame")
+
+
+def test_regressions_are_squashed_at_the_published_profiles_only():
+    regress = "MSE Regression Loss", "UCF101", 0
+    plan = tables.table("mac", "s4").plan
+    assert plan("paper").cells[regress].parent.params["sigmoid"] is True
+    assert "sigmoid" not in plan("demo").cells[regress].parent.params
+
+
+def test_both_conventions_of_m_are_rows():
+    cells = tables.table("mac", "s7").plan("paper").cells
+    params = {row: recipe.parent.params for (row, _, _), recipe in cells.items()}
+    assert {row for row, given in params.items() if given.get("convention") == "released"} == {
+        "0.1, released",
+        "1, released",
+    }
+    assert {params[f"{m}, released"]["m"] for m in ("0.1", "1")} == {0.1, 1.0}
+
+
+def test_a_plan_shows_sources_at_the_published_profiles_only():
+    table = tables.table("fame", "3")
+    pd.testing.assert_frame_equal(table.plan("paper").sources, recipes.sources("fame"))
+    assert table.plan("demo").sources is None
+
+
+def test_split_bn_is_for_one_process(monkeypatch):
+    "Several processes mix the keys' batches among themselves instead."
+    method = contrast.MoCo("r2plus1d_tiny", queue=8, split_bn=2)
+    called = []
+    monkeypatch.setattr(contrast, "encode_split", lambda *args: called.append("split"))
+    monkeypatch.setattr(contrast, "encode_shuffled", lambda *args: called.append("shuffled"))
+    for processes in (1, 2):
+        monkeypatch.setattr(contrast, "_place", lambda: (0, processes))
+        method.contrast.keys(torch.zeros(4, 3, 4, 32, 32), np.random.default_rng(0))
+    assert called == ["split", "shuffled"]
+
+
+def test_a_child_builds_its_backbone_as_its_parent_did():
+    pre = recipes.pretraining(recipes.profile("paper", "fame"), "moco", "ucf101", "i3d")
+    child = recipes.finetuning(recipes.profile("paper", "fame"), "ucf101", pre)
+    assert pre.model == child.model == {"bn_eps": 1e-5}
+    with pytest.raises(ValueError, match="bn_eps"):
+        dataclasses.replace(child, model=recipes.Options())
+
+
+# ---------------------------------------------------------------- who makes a claim
+
+
+def test_a_claim_is_the_text_s_the_table_s_or_ours():
+    said = {(d.paper, claim.by) for d in tables.definitions() for claim in d.claims if d.paper in PAPERS}
+    assert said == {("fame", "text"), ("fame", "table"), ("fame", "ours")} | {
+        ("mac", "text"),
+        ("mac", "table"),
+        ("mac", "ours"),
+    }
+    with pytest.raises(ValueError, match="use one of text, table, ours"):
+        tables.Claim("x", "a", ("p",), ("q",), by="paper")
+
+
+@pytest.mark.parametrize("lead, verdict", [(20, "holds"), (10, "undecided"), (0, "fails")])
+def test_a_claim_may_ask_for_a_lead(lead, verdict):
+    "Of 1,000 videos the better row gets `lead` per cent more right; it should lead by 10 points at least."
+    worse = np.zeros((1, 1000), bool)
+    better = worse.copy()
+    better[:, : 10 * lead] = True
+    assert claims.judge(better, worse, least=10).verdict == verdict
+    assert tables.Claim("x", "a", ("p",), ("q",), least=10).strength(lead) == lead - 10
+
+
+def test_older_words_for_an_origin_are_read_as_today_s():
+    docs = Path(__file__).parent.parent / "docs"
+    sys.path.insert(0, str(docs))
+    try:
+        import claims as page
+    finally:
+        sys.path.remove(str(docs))
+    lines = [dict(claim=f"c{i}", by=by) for i, by in enumerate(("paper", "ours, not the paper's", "ours"))]
+    assert [line["by"] for line in page.attributed(lines, None)] == ["the paper's text", "ours", "ours"]
+    table = tables.table("fame", "3").definition
+    best = dict(claim="β = 0.5 is best", by="paper")
+    assert page.attributed([best], table)[0]["by"] == "read from its table"
+    counted = page.by_origin([dict(best, by="ours", test="holds"), dict(best, by="the paper's text")])
+    assert counted.index("The paper") < counted.index("Ours")
