@@ -1220,7 +1220,11 @@ def coordinates(
     kind: str | None = None,  # "tsne", "pca"; None chooses by the number of videos
 ) -> tuple:  # float [n,2] of the readable videos, labels of the two axes, name
     "Where each readable video lies on the map."
-    x = protocols._unit(torch.from_numpy(features.values[features.ok]), centre=True).numpy().astype(np.float64)
+    x = (
+        protocols._unit(torch.from_numpy(features.values[features.ok]), centre=True)
+        .numpy()
+        .astype(np.float64)
+    )
     if len(x) < 2 or not np.ptp(x, 0).any():
         return np.zeros((len(x), 2)), ("", ""), "all alike"
     kind = kind or ("tsne" if 50 <= len(x) <= 5000 else "pca")

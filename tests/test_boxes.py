@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from mvnb import boxes, clips, datasets, masks, models, puppets
+from mvnb import boxes, clips, datasets, masks, methods, models, puppets
 from mvnb.papers.mac.method import MAC
 
 TINY = dict(backbone="r2plus1d_tiny", queue=24, seed=5, widths=(8, 8, 16))
@@ -318,7 +318,7 @@ def test_mac_masks_people(puppet_index):
     data = clips.ClipDataset(puppet_index, 4, 3, 32, views=2, **task.clip_options)
     batch = next(iter(clips.batches(data, 4, 0)))
     query, key = task.pair(batch)
-    plain, (_, alpha) = task.clips(batch), task.draw(batch)
+    plain, (_, alpha) = methods.views_of(batch, task.views), task.draw(batch)
     inside = boxes.people_mask(batch["boxes"][:, 0], 32, 32)[:, None].expand_as(query)
     factor = alpha.repeat_interleave(2, 1)[:, None, :, None, None].expand_as(query)
     assert torch.equal(query[~inside], plain[:, 0][~inside]) and torch.equal(key, plain[:, 1])

@@ -140,7 +140,8 @@ def test_no_machinery_and_no_machine_shows(pages):
     ]
     for name, page in pages.items():
         text, source = article(page).get_text(), str(article(page))
-        assert not re.search(r"^\s*#\|", text, re.M), f"{name} shows a directive line"
+        if name != "fifth_paper.html":  # which says what to write into a notebook
+            assert not re.search(r"^\s*#\|", text, re.M), f"{name} shows a directive line"
         assert "jupyter-widget" not in source and "widget-view+json" not in source, (
             f"{name} holds a dead widget"
         )
@@ -248,9 +249,10 @@ def test_scoreboard_shows_every_verdict(pages):
     for claim in board["claim"].unique():
         assert claim in text
     shown = {kind: len(page.select(f"table .verdict.{kind}")) for kind in ("holds", "fails", "undecided")}
-    lead = re.sub(r"\s+", " ", page.select_one("p.score").get_text(" "))
-    for kind, n in shown.items():
-        assert re.search(rf"{kind} {n}\b", lead), (kind, n, lead)
+    scores = [re.sub(r"\s+", " ", score.get_text(" ")) for score in page.select("p.score")]
+    for kind, n in shown.items():  # counted by origin: once for all papers, once for each
+        counted = sum(int(found) for score in scores for found in re.findall(rf"{kind} (\d+)", score))
+        assert counted == 2 * n, (kind, n, scores)
     for path in (ROOT / "outputs" / "demo").glob("*.claims.csv"):
         import csv
 
@@ -411,7 +413,7 @@ def test_papermill_repeating_the_defaults_is_not_shown_twice(tmp_path):
     given = lambda t: nbformat.v4.new_code_cell(t, metadata={"tags": ["injected-parameters"]})
     same, _ = staged(tmp_path, text("# T"), code("seeds = 1 # how many"), given("# Parameters\nseeds = 1\n"))
     other, _ = staged(tmp_path, text("# T"), code("seeds = 1 # how many"), given("# Parameters\nseeds = 3\n"))
-    assert [c.source for c in same.cells][1:] == ["seeds = 1 # how many"]
+    assert [c.source for c in same.cells if c.cell_type == "code"] == ["seeds = 1 # how many"]
     assert "seeds = 3" in other.cells[-1].source
 
 
