@@ -232,7 +232,7 @@ def compared(
     text: str,  # the claim in words
     better: str,  # key of a row
     worse: str,  # key of a row, or EVEN
-    by: str = "paper",  # who makes the claim
+    by: str = "text",  # who makes the claim, a key of `mvnb.tables.SAID_BY`
 ) -> list:  # of Judged
     "One claim about the shares of this group, for each map and test set."
     found = []
