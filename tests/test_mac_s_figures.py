@@ -259,7 +259,9 @@ def with_shares(drawing, gap, members=12, seed=0):
     return changed
 
 
-@pytest.mark.parametrize("number,by", [("s2", "the paper's text"), ("s3", "the paper's text"), ("s4", "ours")])
+@pytest.mark.parametrize(
+    "number,by", [("s2", "the paper's text"), ("s3", "the paper's text"), ("s4", "ours")]
+)
 def test_verdicts_are_of_the_group_alone(drawn, number, by):
     lines = with_shares(drawn[number], 0.1).claim_lines
     assert (lines["verdict"] == "holds").all() and (lines["by"] == by).all()
