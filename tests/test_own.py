@@ -158,7 +158,8 @@ def test_parameters_are_those_of_the_constructor(method):
 
 def test_a_method_gets_only_the_parameters_that_it_has(monkeypatch):
     "The profile's queue is not for a method without one."
-    monkeypatch.setattr(own, "parameters", lambda method: {"alpha": 1})
+    for module in (own, methods):
+        monkeypatch.setattr(module, "parameters", lambda method: {"alpha": 1})
     monkeypatch.setattr(methods, "owner", lambda method: None)
     assert dict(own._recipe(own.Wish("fifth", "demo"), 20).params) == {"alpha": 1}
 
@@ -243,7 +244,7 @@ def test_too_large_a_folder_is_not_kept_decoded():
         (dict(params=dict(betta=1)), "did you mean 'beta'"),
         (dict(params=dict(beta="half")), "is a number"),
         (dict(params=dict(beta=7)), "7"),
-        (dict(params=dict(source="outer")), "outer"),
+        (dict(params=dict(background="outer")), "outer"),
         (dict(backbone="r3d_81"), "did you mean"),
         (dict(lr=-1), "lr"),
         (dict(weights="nowhere.pt"), "nowhere.pt"),
