@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from mvnb import batch, cli, recipes, runs, settings, tables
+from mvnb import batch, cli, pages, recipes, runs, settings, tables
 from mvnb.train import Schedule
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -119,7 +119,7 @@ def test_every_table_and_figure_is_in_the_registry(place):
     assert {d.notebook for _, d, _ in batch.chosen()} == set(written)
     assert {d.number for _, d, _ in batch.chosen(paper="FAME", number="3")} == {"3"}
     for _, d, _ in batch.registry():
-        assert batch.pages.notebook_of(d).name == f"{d.notebook}.ipynb"
+        assert pages.notebook_of(d).name == f"{d.notebook}.ipynb"
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,14 @@ def test_what_cannot_run_here_is_left_out_and_told(place, monkeypatch):
 
 def test_a_plan_shows_what_a_batch_leaves_out(place, monkeypatch, capsys):
     "The paper's own videos are not here: what they would cost can be asked, and nothing starts."
-    monkeypatch.setattr(tables, "data_trouble", lambda name: f"{name} is on another machine")
+    load = recipes.Data.load
+
+    def away(data):
+        if data.made:
+            return load(data)
+        raise ValueError(f"{data.name} is on another machine")
+
+    monkeypatch.setattr(recipes.Data, "load", away)
     graph = batch.gather("paper", "fame_table3*")
     assert (
         len(graph.runs) == 12
