@@ -250,7 +250,13 @@ def test_all_names_build(name):
 
 # --- batch norm's epsilon
 
-OWN_EPS = {"i3d": 1e-3, "i3d_tiny": 1e-3, "s3d": 1e-3, "r3d_18_pyvrl": 1e-3, "r2plus1d_18_pyvrl": 1e-3}  # all others 1e-5
+OWN_EPS = {
+    "i3d": 1e-3,
+    "i3d_tiny": 1e-3,
+    "s3d": 1e-3,
+    "r3d_18_pyvrl": 1e-3,
+    "r2plus1d_18_pyvrl": 1e-3,
+}  # all others 1e-5
 
 
 def norms(model):
