@@ -675,10 +675,11 @@ def test_epsilon_goes_from_a_pretraining_to_its_evaluation(store, monkeypatch, k
     weights = ensure(parent).weights
     assert epsilons(seen["method"].backbone) == {1e-5}
     assert epsilons(seen["method"]) == {1e-5}  # the momentum encoder's too
-    ensure(evaluation_of(parent, kind, model=parent.model))
+    child = evaluation_of(plain, kind)
+    ensure(dataclasses.replace(child, parent=parent, model=parent.model))
     assert seen["tested"] == {1e-5}
     with pytest.raises(ValueError, match="bn_eps"):
-        ensure(evaluation_of(parent, kind, model={}))
+        dataclasses.replace(child, parent=parent)
     encoder = own.load_encoder(weights)
     assert epsilons(encoder) == {1e-5}
     assert models.read_weights(weights)[1]["recipe"]["model"] == {"bn_eps": 1e-5}
