@@ -288,7 +288,6 @@ class Profile:
     linear: Schedule | None = None  # of the linear probe; None with `cached` in `probing`
     probing: Options = Options(cached=True, normalize=True, train_views=4)  # of `mvnb.protocols.Protocol`
     sizes: Mapping = Options()  # family -> side of its clips, where it is not that of the clips above
-    heads: Mapping = Options()  # family -> projection head, where it is not that of `method`
     on_data: Mapping = field(default_factory=dict)  # data set -> options that are not those of `method`
     schedules: Mapping = field(default_factory=dict)  # data set -> its Schedule, where it is not `pretrain`
     methods: Mapping = field(default_factory=dict)  # method -> fields that are others in its pretraining
@@ -520,8 +519,6 @@ def fitted(
     for name, value in profile.on_data.get(data, {}).items():
         if name in takes:
             options = options | {name: value}
-    if family in profile.heads and "head" in takes:
-        options = options | dict(head=profile.heads[family])
     return replace(profile, method=options)
 
 # %% ../nbs/results/30_recipes.ipynb #f64ddfe7

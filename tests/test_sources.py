@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from mvnb import claims, papers, recipes, tables
+from mvnb import claims, datasets, papers, protocols, recipes, runs, tables
 from mvnb.methods import contrast
 
 PAPERS = ("fame", "mac")
@@ -150,6 +150,15 @@ def test_split_bn_is_for_one_process(monkeypatch):
         monkeypatch.setattr(contrast, "_place", lambda: (0, processes))
         method.contrast.keys(torch.zeros(4, 3, 4, 32, 32), np.random.default_rng(0))
     assert called == ["split", "shuffled"]
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_the_rules_of_clips_reach_an_evaluation(puppets_root, train):
+    index = datasets.load("puppets-u", "train", root=puppets_root, scale=0.06)
+    recipe = recipes.finetuning(recipes.profile("paper", "mac"), "ucf101", None, "r2plus1d")
+    found = protocols.clips_of(index, runs._protocol(recipe), train)
+    assert (found.short, found.still_from) == ("repeat", "clip")
+    assert found.resize == ((149, 112), (171, 128), (192, 144)) and found.test_resize == (171, 128)
 
 
 def test_a_child_builds_its_backbone_as_its_parent_did():
