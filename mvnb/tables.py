@@ -694,6 +694,9 @@ def encoder_of(
     given = dict(recipe.get("model") or {}) if name == recipe.get("backbone") else {}
     given.pop("weights", None)
     report = models.load_weights(models.build(name, **given), path)
+    if report.remark and not recipe:  # the network that its authors published has another ε
+        given["bn_eps"] = next(layout.eps for layout in models.LAYOUTS if layout.title == report.layout)
+        report = models.load_weights(models.build(name, **given), path)
     sha256 = models.remember(path)
     model = Options(given | {"weights": sha256})
     return Encoder(report.path.name, sha256, name, model, _said(recipe), report.remark)
@@ -758,8 +761,7 @@ def beside(
                 if data:
                     family = _family_of(encoder, profile, d.family)
                     recipe = PROTOCOLS[row.protocol](profile, data, None, family, seed)
-                    model = recipe.model | encoder.model
-                    recipe = replace(recipe, backbone=encoder.backbone, model=model)
+                    recipe = replace(recipe, backbone=encoder.backbone, model=encoder.model)
                     cells[row.key, column, seed] = recipe
     d = replace(d, rows=(*d.rows, *rows))
     return Plan(d, plan.profile, plan.seeds, plan.data, videos, cells, plan.device, encoder)

@@ -128,3 +128,32 @@ def test_a_remembered_file_that_changed_is_refused(here, own):
     with pytest.raises(models.WeightsError, match="no such file"):
         models.remember(own.with_name("none.pt"))
     assert json.dumps(name).startswith('"sha256:')
+
+
+@pytest.mark.parametrize("theirs, expected", [(True, 1e-5), (False, 1e-3)])
+def test_epsilon_is_the_file_s_and_not_the_profile_s(here, tmp_path, theirs, expected):
+    "FAME's authors trained with 1e-5; an I3D of ours that says nothing of it had 1e-3, at profile paper too."
+    model = models.build("i3d_tiny")
+    if theirs:
+        state = {f"module.encoder_q.{name}": value for name, value in model.state_dict().items()}
+        state |= {f"module.encoder_q.id_head.{i}.weight": torch.zeros(2, 2) for i in (0, 2)}
+        path = tmp_path / "fame.pth.tar"
+        torch.save({"state_dict": state}, path)
+    else:
+        about = {"backbone": "i3d_tiny", "model": {}, "method": "moco"}
+        path = models.save_weights(model, tmp_path / "ours.safetensors", {"recipe": about})
+    plan = tables.table("fame", 1).plan("paper", encoder=str(path), backbone="i3d_tiny")
+    assert plan.encoder.remark == ""
+    loaded = models.build("i3d_tiny", **plan.encoder.model)
+    assert {m.eps for m in loaded.modules() if isinstance(m, torch.nn.BatchNorm3d)} == {expected}
+
+
+def test_an_encoder_of_another_network_takes_nothing_of_the_table_s(here, published, monkeypatch):
+    "FAME's ablations are of I3D with ε 1e-5; an R(2+1)D beside them keeps its own."
+    encoder = tables.encoder_of(str(published), "r2plus1d_tiny")
+    assert set(encoder.model) == {"weights"}
+    table = tables.table("fame", 3)
+    monkeypatch.setattr(tables, "data_trouble", lambda name: "")
+    plan = tables.beside(table.plan("paper"), encoder)
+    rows = [recipe for (row, _, _), recipe in plan.cells.items() if row.startswith("encoder")]
+    assert rows and {recipe.model for recipe in rows} == {encoder.model}
