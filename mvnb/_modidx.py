@@ -742,6 +742,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'mvnb.models.load_weights': ('learn/models.html#load_weights', 'mvnb/models.py'),
                              'mvnb.models.projection_head': ('learn/models.html#projection_head', 'mvnb/models.py'),
                              'mvnb.models.read_weights': ('learn/models.html#read_weights', 'mvnb/models.py'),
+                             'mvnb.models.rebuilt': ('learn/models.html#rebuilt', 'mvnb/models.py'),
                              'mvnb.models.register': ('learn/models.html#register', 'mvnb/models.py'),
                              'mvnb.models.remember': ('learn/models.html#remember', 'mvnb/models.py'),
                              'mvnb.models.remembered': ('learn/models.html#remembered', 'mvnb/models.py'),

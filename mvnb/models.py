@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['INCEPTION', 'BACKBONES', 'LAYOUTS', 'SUPERVISED', 'Backbone', 'ResNet3D', 'same_padding', 'Unit3D', 'SamePool',
            'Mixed', 'I3D', 'S3D', 'register', 'build', 'describe', 'projection_head', 'WeightsError', 'save_weights',
-           'read_weights', 'Layout', 'PyVRLResNet', 'Fate', 'Loaded', 'account', 'load_weights', 'remember',
+           'read_weights', 'Layout', 'PyVRLResNet', 'Fate', 'Loaded', 'account', 'load_weights', 'rebuilt', 'remember',
            'remembered', 'supervised_weights']
 
 # %% ../nbs/learn/20_models.ipynb #dd76f157
@@ -844,6 +844,24 @@ def load_weights(
         )
     model.load_state_dict(taken, strict=False)
     return report
+
+# %% ../nbs/learn/20_models.ipynb #06bc8021
+def rebuilt(
+    path: str | Path,  # .safetensors, .pt, .pth or .tar
+    backbone: str,  # a name of BACKBONES
+) -> tuple:  # Backbone, its settings (of `build`), Loaded
+    "The backbone that a file of weights is of, loaded. Raises WeightsError as `load_weights` does."
+    recipe = read_weights(path)[1].get("recipe") or {}
+    described = recipe.get("backbone") == backbone
+    settings = dict(recipe.get("model") or {}) if described else {}
+    settings.pop("weights", None)
+    model = build(backbone, **settings)
+    report = load_weights(model, path)
+    if report.remark and not described:
+        settings["bn_eps"] = next(layout.eps for layout in LAYOUTS if layout.title == report.layout)
+        model = build(backbone, **settings)
+        report = load_weights(model, path)
+    return model, settings, report
 
 # %% ../nbs/learn/20_models.ipynb #8cba93b2
 def _sha256(path: Path) -> str:  # 64 hex digits

@@ -843,8 +843,7 @@ def load_encoder(
     name = _backbone_of(path, backbone, recipe)
     if name != recipe.get("backbone"):
         recipe = {}  # it describes another network
-    encoder = models.build(name, **(recipe.get("model") or {}))
-    report = models.load_weights(encoder, path)
+    encoder, _, report = models.rebuilt(path, name)
     given = _given(length=frames, stride=stride, size=size)
     encoder.clips = replace(_clips_of(name, recipe), **given)
     encoder.name = name

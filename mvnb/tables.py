@@ -691,12 +691,7 @@ def encoder_of(
     if not name:
         known = ", ".join(models.BACKBONES)
         raise models.WeightsError(f"{path} does not say which backbone it is for: name it, one of {known}")
-    given = dict(recipe.get("model") or {}) if name == recipe.get("backbone") else {}
-    given.pop("weights", None)
-    report = models.load_weights(models.build(name, **given), path)
-    if report.remark and not recipe:  # the network that its authors published has another ε
-        given["bn_eps"] = next(layout.eps for layout in models.LAYOUTS if layout.title == report.layout)
-        report = models.load_weights(models.build(name, **given), path)
+    _, given, report = models.rebuilt(path, name)
     sha256 = models.remember(path)
     model = Options(given | {"weights": sha256})
     return Encoder(report.path.name, sha256, name, model, _said(recipe), report.remark)

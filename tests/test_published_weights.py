@@ -441,3 +441,4 @@ def test_an_own_encoder_from_such_a_file_sees_the_library_s_pixels(tmp_path):
     torch.save(fame_pretrained(models.build("i3d")), tmp_path / "i3d.pth.tar")
     encoder = own.load_encoder(tmp_path / "i3d.pth.tar", "i3d")
     assert (encoder.mean, encoder.std) == (own.MEAN, own.STD)
+    assert {m.eps for m in encoder.modules() if isinstance(m, torch.nn.BatchNorm3d)} == {1e-5}
