@@ -305,7 +305,7 @@ def describe_device(
 
 
 def _now() -> str:
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
 
 # %% ../nbs/results/31_runs.ipynb #9641d26d
 def watched() -> bool:
