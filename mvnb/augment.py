@@ -32,19 +32,24 @@ def to_float(
 
 
 def normalize(
-    clip: Tensor,  # float [...,3,T,H,W] in [0,1]
+    clip: Tensor,  # float [...,3,T,H,W] or [...,1,T,H,W] in [0,1]
     mean: tuple = MEAN,  # per channel, in [0,1]
     std: tuple = STD,  # per channel, in [0,1]
 ) -> Tensor:  # float, the same shape
-    "Each channel minus its mean, over its standard deviation (Kinetics-400, as torchvision's video models)."
+    """Each channel minus its mean, over its standard deviation (Kinetics-400, as torchvision's video models);
+    a gray channel by the averages of the three."""
+    if clip.shape[-4] == 1:
+        return (clip - sum(mean) / len(mean)).div_(sum(std) / len(std))
     channels = zip(clip.unbind(-4), mean, std)
     return torch.stack([(x - m).div_(s) for x, m, s in channels], -4)
 
 # %% ../nbs/clips/05_augment.ipynb #1928bd2c
 def luma(
-    clip: Tensor,  # float [B,3,T,H,W]
+    clip: Tensor,  # float [B,3,T,H,W], or [B,1,T,H,W]
 ) -> Tensor:  # float [B,1,T,H,W]
-    "Brightness as the eye weighs it: 0.2989 R + 0.587 G + 0.114 B (ITU-R BT.601)."
+    "Brightness as the eye weighs it: 0.2989 R + 0.587 G + 0.114 B (ITU-R BT.601). Gray stays as it is."
+    if clip.shape[1] == 1:
+        return clip
     red, green, blue = clip.unbind(1)
     return (0.2989 * red).add_(green, alpha=0.587).add_(blue, alpha=0.114).unsqueeze(1)
 
@@ -231,6 +236,7 @@ class Photometric:
     contrast: float = 0.2  # factor on every pixel, in [1-x, 1+x]
     saturation: float = 0.1  # factor of the HSV saturation, in [1-x, 1+x]
     hue: float = 12 / 180  # turns, in [-x, x]
+    one_channel: bool = False  # all clips gray, with one channel, for networks that take no more
 
     def __post_init__(self):
         for name in ("gray", "p_jitter", "blur", "flip", "p_brightness", "p_contrast", "p_colour"):
@@ -238,6 +244,8 @@ class Photometric:
                 raise ValueError(f"{name} is a probability, {getattr(self, name)} is not in [0,1]")
         if len(self.jitter) != 4 or not all(0 <= x <= 1 for x in self.jitter) or self.jitter[3] > 0.5:
             raise ValueError(f"jitter {self.jitter}: four numbers in [0,1], the last (hue) at most 0.5")
+        if self.one_channel and self.one_by_one:
+            raise ValueError("one_channel has no colours to change one by one: use the jitter")
         if not 0 < self.sigma[0] <= self.sigma[1]:
             raise ValueError(f"sigma {self.sigma}: two numbers above 0, the smaller first")
         for name, most in (("brightness", 255), ("contrast", 1), ("saturation", 1), ("hue", 0.5)):
@@ -302,23 +310,36 @@ def _apply_one_by_one(self: Photometric, clip, params):
 
 # %% ../nbs/clips/05_augment.ipynb #de91b55e
 @patch
+def _apply_gray(self: Photometric, clip, params):
+    "Of colour jitter, what concerns one channel; hue and saturation mean nothing to gray."
+    clip = luma(clip)
+    clip = on_chosen(clip, params["jitter"], brightness, params["brightness"])
+    return on_chosen(clip, params["jitter"], contrast, params["contrast"])
+
+
+@patch
 def apply(
     self: Photometric,
-    clip: Tensor,  # float [B,3,T,H,W] in [0,1]
+    clip: Tensor,  # float [B,3,T,H,W] in [0,1], or gray [B,1,T,H,W]
     params: dict,  # from `draw`
     mv: Tensor | None = None,  # motion vectors [B,T,2,h,w] of the clip
     has_mv: Tensor | None = None,  # bool [B,T,h,w]
 ):  # the clip; with mv (clip, mv), with has_mv (clip, mv, has_mv)
-    "Colour jitter, colours one by one, gray, blur, flip, each where drawn. Raises TypeError for bytes."
+    """Colour jitter, colours one by one, gray, blur, flip, each where drawn. Raises TypeError for bytes.
+
+    With `one_channel` the clip is made gray first and leaves as [B,1,T,H,W]."""
     if not clip.is_floating_point() or clip.dim() != 5:
         got = f"{clip.dtype} {tuple(clip.shape)}"
         raise TypeError(f"apply takes float clips [B,3,T,H,W] in [0,1] (see to_float), this is {got}")
     numbers = [params[name] for name in ("brightness", "contrast", "saturation", "hue")]
     radius = int(3 * self.sigma[1] + 0.5)
     with torch.autocast(clip.device.type, enabled=False):
-        clip = on_chosen(clip, params["jitter"], color_jitter, *numbers)
-        clip = self._apply_one_by_one(clip, params) if self.one_by_one else clip
-        clip = on_chosen(clip, params["gray"], grayscale)
+        if self.one_channel or clip.shape[1] == 1:
+            clip = self._apply_gray(clip, params)
+        else:
+            clip = on_chosen(clip, params["jitter"], color_jitter, *numbers)
+            clip = self._apply_one_by_one(clip, params) if self.one_by_one else clip
+            clip = on_chosen(clip, params["gray"], grayscale)
         clip = on_chosen(clip, params["blur"], lambda x, s: gaussian_blur(x, s, radius), params["sigma"])
         clip = on_chosen(clip, params["flip"], flip)
     if mv is None:

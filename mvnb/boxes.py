@@ -250,7 +250,10 @@ def _nearest(frames: np.ndarray, t: int, reach: int):  # which rows hold the box
 # %% ../nbs/learn/29_boxes.ipynb #aebef897
 @functools.lru_cache(maxsize=4096)
 def _truth(path: str) -> tuple:  # frames with a box, and the boxes
-    boxes = puppets.ground_truth(path)[1]
+    return _seen(puppets.ground_truth(path)[1])
+
+
+def _seen(boxes: np.ndarray) -> tuple:  # frames with a box, and the boxes
     seen = np.flatnonzero(boxes[:, 2] > boxes[:, 0])
     return seen, boxes[seen]
 
@@ -284,7 +287,7 @@ class TrueBoxes(Boxes):
     def check(self, index):
         "Finds the boxes of an index. Raises BoxesError where there is neither ground truth nor a CSV."
         self.given, self.reach = None, 0
-        if index.path(0).with_suffix(".npz").is_file():
+        if index.drawing is not None or index.path(0).with_suffix(".npz").is_file():
             return
         self.given = read_boxes(_csv_of(index), self.given_reach or None)
         self.reach = self.given.reach
@@ -293,6 +296,8 @@ class TrueBoxes(Boxes):
     def of(self, index, position: int) -> tuple:  # as `Boxes.of`
         if self.given:
             return self.given.of(index, position)
+        if index.drawing is not None:
+            return _seen(puppets.kept(index.drawing, None)[position])
         return _truth(str(index.path(position)))
 
     def __eq__(self, other):  # asked for in the same way, whatever `check` found

@@ -110,6 +110,7 @@ class Index:
     labels: np.ndarray  # int64 [videos], position in classes; -1 unknown
     classes: tuple[str, ...]  # class names in label order
     content: str = ""  # identity of the files themselves where it is known (the manifest of generated videos)
+    drawing: object = None  # `puppets.Drawing` of videos that are drawn when needed and have no files
 
     def __post_init__(self):
         labels = np.array(self.labels, dtype=np.int64).reshape(-1)
@@ -176,6 +177,8 @@ def subset(
             raise IndexError(f"mask of {len(positions)} for {len(self)} videos")
         positions = np.flatnonzero(positions)
     positions = positions.astype(np.int64).reshape(-1)
+    if self.drawing is not None:
+        raise ValueError(f"{self!r} has no files to choose from: it is drawn, say how many videos")
     paths = Paths(self.paths[int(i)] for i in positions)
     return replace(self, paths=paths, labels=self.labels[positions])
 
@@ -895,14 +898,22 @@ def adaptation(
 # %% ../nbs/clips/03_datasets.ipynb #eb1fbfdd
 def puppets(
     name: str,  # "puppets-u", "puppets-h", "puppets-k" or "puppets-d"
-    split: str = "train",  # "train", "test-biased" or "test-unbiased"
+    split: str = "train",  # one of `puppets.SPLITS`
     root: Path | None = None,  # parent folder of the puppet sets; None: from settings
     seed: int = 0,  # of the data set
     scale: float = 1.0,  # share of the full number of videos
+    videos: int | None = None,  # so many, drawn when needed, without files
+    variety: float = 0.0,  # share of videos with an actor of their own; without files
 ) -> Index:
-    "An index of the embedded data set, which is made first if need be."
+    "An index of the embedded data set. Files are made first if need be; with `videos` there are none."
     from mvnb import puppets as factory
 
+    if videos is not None:
+        drawing = factory.Drawing(name, split, videos, seed=seed, variety=variety)
+        paths = Paths(entry["path"] for entry in drawing.entries)
+        labels = [entry["label"] for entry in drawing.entries]
+        place = Path(f"{name}-seed{seed}-drawn")
+        return Index(name, split, place, paths, labels, factory.CLASSES[name], drawing.content, drawing)
     base = factory.make(name, root, seed=seed, scale=scale)
     rows = factory.index(name, split, root, seed, scale)
     content = json.loads((base / "manifest.json").read_text())["hash"]
@@ -911,6 +922,7 @@ def puppets(
     return Index(name, split, base, paths, labels, factory.CLASSES[name], content)
 
 # %% ../nbs/clips/03_datasets.ipynb #aee13372
+_PUPPETS = ("train", "test-biased", "test-unbiased", "probe", "dev-biased", "dev-unbiased")
 SPLITS = {
     "ucf101": ("train", "test"),
     "hmdb51": ("train", "test"),
@@ -920,7 +932,7 @@ SPLITS = {
     "diving48": ("train", "test"),
     "folder": ("train", "val", "test", "all"),
     **{f"{direction}-{side}": ("train", "test") for direction in ADAPTATION for side in ("source", "target")},
-    **{f"puppets-{x}": ("train", "test-biased", "test-unbiased") for x in "uhkd"},
+    **{f"puppets-{x}": _PUPPETS for x in "uhkd"},
 }  # data set -> its splits
 _FOLDS = {"ucf101": (1, 2, 3), "hmdb51": (1, 2, 3)}  # data set -> its official folds; others have one
 
@@ -965,11 +977,13 @@ def load(
     annotations: Path | str | None = None,  # folder of the lists; None: [data] <name>_annotations
     seed: int = 0,  # puppets only
     scale: float = 1.0,  # puppets only: share of the full number of videos
+    videos: int | None = None,  # puppets only: so many, drawn when needed, without files
+    variety: float = 0.0,  # drawn puppets only: share of videos with an actor of their own
 ) -> Index:
     "The index of a data set. Raises DatasetError for a wrong name, split, setting or list, with what to do."
     _known(name, split, fold)
     if name.startswith("puppets"):
-        return puppets(name, split, root, seed, scale)
+        return puppets(name, split, root, seed, scale, videos, variety)
     if name.rpartition("-")[0] in ADAPTATION:
         return _load_adaptation(name, split, root, annotations)
     if name == "folder":

@@ -80,6 +80,7 @@ class Protocol:
     batch_size: int = 8  # test videos at a time
     precision: str = "32"  # of the evaluation: "32" or "bf16"
     cache: str | None = None  # decoded clips: None, "memory" or "disk"
+    gray: bool = False  # clips of one gray channel
 
     def __post_init__(self):
         for name in ("scale", "ks"):
@@ -111,6 +112,7 @@ def clips_of(
         resize=protocol.resize,
         test_resize=protocol.test_resize,
         still_from=protocol.still_from,
+        gray=protocol.gray,
         train=train,
         **sampled,
     )
@@ -536,13 +538,19 @@ def linear_probe(
     workers: int = 0,  # loader processes
     progress: bool = True,  # show bars
     fingerprint: str | None = None,  # the caller's mark for the checkpoint
+    others: dict | None = None,  # cached probes: test name -> (training Index, test Index) of further heads
     **options,  # of train.fit, such as checkpoint_every
 ) -> Results:  # {test: {"top1", "top5", "n", "failed", "confusion"}}
     """Trains a head on the frozen backbone, then tests it (FAME: features L2-normalised; MAC: three layers).
     Raises ValueError without a schedule, or with fewer than two classes if cached."""
     run = dict(device=device, workers=workers, progress=progress)
+    if others and not protocol.cached:
+        raise ValueError("further heads are fitted to cached features: use Protocol(cached=True)")
     if protocol.cached:
         results = _probe_cached(backbone, train, tests, protocol, folder, seed, run)
+        for name, (videos, test) in (others or {}).items():
+            more = _probe_cached(backbone, videos, {name: test}, protocol, folder, seed, run)
+            results[name] = more[name]
     else:
         options = dict(seed=seed, frozen=True, run=run, fingerprint=fingerprint, **options)
         results = _trained(backbone, train, tests, protocol, folder, **options)

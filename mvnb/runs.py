@@ -32,7 +32,7 @@ from tqdm.std import tqdm as text_bar
 from . import methods, models, protocols, settings
 from .augment import Photometric
 from .clips import ClipDataset, steps_per_epoch
-from .recipes import Recipe, canonical, from_json
+from .recipes import FAIR, Recipe, canonical, fair_training, from_json
 from .train import fit, make_fabric, total_steps
 
 # %% ../nbs/results/31_runs.ipynb #f3a68f6f
@@ -132,6 +132,8 @@ def _data(recipe: Recipe) -> dict:
     out = {}
     for prefix, run in _lineage(recipe).items():
         out[f"{prefix}train"] = run.data
+        if fair := fair_training(run):
+            out[f"{prefix}train {FAIR}"] = fair
         for name, data in run.tests:
             out[f"{prefix}test {name}"] = data
     return out
@@ -485,6 +487,7 @@ def _pretrain(recipe: Recipe, job: Job) -> tuple[dict, dict]:
 # %% ../nbs/results/31_runs.ipynb #71f01a15
 _CLIP_FIELDS = (  # of `recipes.Clips` and `mvnb.protocols.Protocol` alike
     *("length", "stride", "size", "scale", "cache", "still", "short", "resize", "test_resize", "still_from"),
+    "gray",
 )
 
 
@@ -518,6 +521,8 @@ def _train_classifier(recipe: Recipe, job: Job, backbone, train, tests: dict) ->
     dataset = _dataset(recipe, train, protocol.train_views)
     evaluate = protocols.finetune if recipe.kind == "finetune" else protocols.linear_probe
     options = dict(seed=recipe.seed, fingerprint=recipe.hash)
+    if fair := fair_training(recipe):
+        options["others"] = {FAIR: (fair.load(), tests.pop(FAIR))}
     results = evaluate(backbone, dataset, tests, protocol, **job.options, **options)
     _save_weights(results.classifier, job.folder / "classifier.safetensors", recipe)
     return _told(results)

@@ -74,7 +74,7 @@ class Row:
     changes: Mapping = field(
         default_factory=dict
     )  # fields of that paper's profile, or options in them, that are others here
-    photometric: Options | None = None  # augmentation of the pretraining; None: the profile's
+    photometric: Options | None = None  # of the pretraining in small profiles, in colour; None: the profile's
     long: bool = False  # the profile's long clips, in pretraining and test
 
     def profile(self, name: str, paper: str) -> recipes.Profile:
@@ -84,6 +84,8 @@ class Row:
             for field_, value in self.changes.items():
                 merged = getattr(profile, field_) | value if isinstance(value, Mapping) else value
                 profile = replace(profile, **{field_: merged})
+        elif self.photometric is not None:
+            profile = recipes.coloured(profile)
         return recipes.longer(profile) if self.long else profile
 
     def pretraining(

@@ -93,7 +93,7 @@ def test_blur_of_a_point_is_a_gaussian():
 
 
 def test_whole_chain_equals_torchvision_in_order():
-    x, p = clips(8, seed=2), Photometric().draw(3, 1, range(8), "q")
+    x, p = clips(8, seed=2), Photometric().draw(1, 1, range(8), "q")
     got = Photometric().apply(x, p)
     for i, c in enumerate(x):
         if p["jitter"][i]:
@@ -338,7 +338,7 @@ def slow_colours(clip, levels, factor, turn, saturation):
 
 def test_colours_one_by_one_equal_the_slow_oracle():
     x, p = clips(12, 2, 6, 7, seed=5), Photometric(**APART)
-    drawn = p.draw(5, 1, range(12), "q")
+    drawn = p.draw(2, 1, range(12), "q")
     got = p.apply(x, drawn)
     for i, clip in enumerate(x):
         number = {name: values[i].item() for name, values in drawn.items()}
@@ -448,3 +448,38 @@ def test_colours_apart_on_a_gpu():
 def test_impossible_colours_are_refused(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         Photometric(**bad)
+
+
+# --- gray clips
+
+
+def test_one_channel_is_the_jitter_of_gray_clips():
+    "Brightness and contrast of the luma, flipped where drawn, as torchvision does it on gray pictures."
+    photometric = Photometric(gray=0.0, jitter=(0.4, 0.4, 0, 0), p_jitter=0.7, blur=0.0, one_channel=True)
+    x = clips(8)
+    drawn = photometric.draw(3, 1, list(range(8)), "q")
+    out = photometric.apply(x, drawn)
+    assert out.shape == (8, 1, *x.shape[2:])
+    for i in range(8):
+        want = framewise(TF.rgb_to_grayscale, x[i])
+        if drawn["jitter"][i]:
+            want = TF.adjust_brightness(want, float(drawn["brightness"][i]))
+            mean = want.mean()
+            want = (mean + (want - mean) * drawn["contrast"][i]).clamp(0, 1)
+        want = want.flip(-1) if drawn["flip"][i] else want
+        torch.testing.assert_close(out[i], want, atol=1e-5, rtol=0)
+
+
+def test_gray_clips_stay_gray_whatever_the_options():
+    x = augment.luma(clips(6))
+    photometric = Photometric(gray=0.5, p_jitter=1.0, blur=0.5)
+    out = photometric.apply(x, photometric.draw(0, 0, list(range(6))))
+    assert out.shape == x.shape and not torch.equal(out, x)
+    assert normalize(x).shape == x.shape
+    white = normalize(torch.ones(1, 1, 2, 2, 2))
+    assert torch.allclose(white, normalize(torch.ones(1, 3, 2, 2, 2)).mean(1, keepdim=True), atol=0.06)
+
+
+def test_one_channel_has_no_colours_of_its_own():
+    with pytest.raises(ValueError, match="no colours to change"):
+        Photometric(one_channel=True, p_colour=0.2)

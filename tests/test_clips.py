@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings as hyp, strategies as st
 
-from mvnb import clips, video
+from mvnb import clips, datasets, puppets, video
 from mvnb.clips import (
     ClipDataset,
     TooManyBadFiles,
@@ -612,7 +612,7 @@ def test_real_videos_through_files_and_cache(shared_data, cache):
         )
         gap = (files["clip"].int() - cached["clip"]).abs().float().mean((2, 3, 4, 5))
         spread = files["clip"].float().std((2, 3, 4, 5))
-        assert files["ok"].all() and cached["ok"].all() and (gap < 0.15 * spread).all(), (gap, spread)
+        assert files["ok"].all() and cached["ok"].all() and (gap < 0.2 * spread).all(), (gap, spread)
 
 
 @pytest.mark.parametrize("stride", [0, -1, 1.5, (), (0,), (1, 2.5), "2"])
@@ -916,3 +916,67 @@ def test_recipes_carry_the_new_options_and_keep_their_hashes(root):
     assert again == new and again.hash == new.hash != usual.hash and again.clips.resize == RELEASED
     built = ClipDataset(videos(root), **vars(again.clips))
     assert (built.short, built.resize, built.test_resize) == ("repeat", RELEASED, (171, 128))
+
+
+# Videos that are drawn, and gray clips.
+
+
+def drawn(split="train", n=6, **options):
+    index = datasets.load("puppets-u", split, seed=3, videos=n)
+    return ClipDataset(index, **(dict(length=4, stride=3, size=24) | options))
+
+
+def test_drawn_clips_are_cut_like_those_of_files(cache):
+    "A random box of the drawn frames, at the times of the sample, in both ways of reading."
+    dataset = drawn(views=2, scale=(0.4, 1.0))
+    (batch,) = batches(dataset, 6, 1, shuffle=False)
+    for i in range(6):
+        frames = dataset.index.drawing.video(i, size=dataset.cache_size)[0]
+        assert (batch["clip"][i] == dataset.read(i, 1)["clip"]).all()
+        for view, at in enumerate(dataset.times(i, 1, puppets.FRAMES)):
+            top, left, height, width = dataset.box(i, 1, view, 96, 96)
+            factor = dataset.cache_size / 96
+            y, x = factor * (top + height / 2), factor * (left + width / 2)
+            middle = frames[at, int(y), int(x)].astype(float)
+            around = frames[at, int(y) - 1 : int(y) + 2, int(x) - 1 : int(x) + 2].reshape(4, 9, 3)
+            seen = batch["clip"][i, view, :, :, 11:13, 11:13].float().mean((-1, -2)).T.numpy()
+            low, high = around.min(1) - 12, around.max(1) + 12
+            assert ((low <= seen) & (seen <= high)).all(), (middle, seen)
+
+
+def test_a_drawn_evaluation_draws_the_frames_it_needs(cache):
+    dataset = drawn("test-unbiased", views=2, mode="uniform", train=False)
+    assert dataset.cache_size == 24
+    (batch,) = batches(dataset, 6, 0, shuffle=False, drop_last=False)
+    assert dataset.decoded().frames[0].shape[0] == len(np.unique(dataset.times(0, 0, puppets.FRAMES)))
+    for i in range(6):
+        frames = dataset.index.drawing.video(i, size=24)[0]
+        wanted = torch.from_numpy(frames[dataset.times(i, 0, puppets.FRAMES)]).permute(0, 4, 1, 2, 3)
+        assert (batch["clip"][i] == wanted).all()
+    assert (batch["label"] == torch.tensor(dataset.index.labels)).all()
+
+
+def test_boxes_of_drawn_videos_go_with_the_crop(cache):
+    from mvnb.boxes import find_boxes
+
+    dataset = drawn(boxes=find_boxes("truth"), scale=(1.0, 1.0), ratio=(1.0, 1.0))
+    sample = dataset.read(0, 0)
+    truth = puppets.boxes_of(dataset.index.drawing.video(0)[1])[dataset.times(0, 0, puppets.FRAMES)[0]]
+    assert torch.allclose(sample["boxes"][0, :, 0], torch.from_numpy(truth) * 24 / 96, atol=0.01)
+
+
+@pytest.mark.parametrize("cached", [None, "memory"])
+def test_gray_clips_are_the_luma_of_colour_clips(root, cache, cached):
+    colour = whole(videos(root), cache=cached)
+    gray = whole(videos(root), cache=cached, gray=True)
+    for a, b in zip(colour, gray):
+        assert b["clip"].shape[2] == 1
+        luma = (a["clip"].float() * torch.tensor([0.299, 0.587, 0.114]).view(1, 1, 3, 1, 1, 1)).sum(2)
+        assert (b["clip"][:, :, 0].float() - luma).abs().max() <= 1.01
+
+
+def test_drawn_videos_have_no_motion_vectors_and_no_subsets():
+    with pytest.raises(ValueError, match="motion vectors"):
+        drawn(motion=True)
+    with pytest.raises(ValueError, match="no files to choose from"):
+        drawn().index.limit(1)

@@ -530,8 +530,10 @@ def test_saved_weights_can_be_read_by_whom_the_umask_allows(tmp_path):
 
 def test_stages_need_a_width_and_a_number_of_blocks_each():
     with pytest.raises(ValueError, match="different numbers of stages"):
+        models.build("r2plus1d_18", widths=(8, 8, 16))
+    with pytest.raises(ValueError, match="one of each per stage"):
         models.build("r2plus1d_tiny", widths=(8, 8, 16, 16))
-    model = models.build("r3d_tiny", widths=(8, 8), blocks=(1, 2))
+    model = models.build("r3d_18", widths=(8, 8), blocks=(1, 2))
     assert model.features(torch.rand(1, 3, 4, 32, 32)).shape[1] == model.dim == 8
 
 
@@ -555,3 +557,42 @@ def test_a_seed_gives_the_same_weights(name):
     a = models.build(name, 3)
     torch.manual_seed(7)
     assert same(a, models.build(name, 3)) and not same(a, models.build(name, 3))
+
+
+@pytest.mark.parametrize("conv", ["2plus1d", "3d"])
+def test_a_plain_network_is_its_convolutions_in_a_row(conv):
+    "Against the layers applied one by one with torch's functions."
+    torch.manual_seed(0)
+    model = models.Plain3D(conv, widths=(4, 6), strides=((1, 2), (2, 2)), channels=1).eval()
+    x = clip = torch.randn(2, 1, 6, 16, 16)
+    layers = list(model.layers)
+    for norm in layers[1::3]:
+        norm.running_mean.normal_()
+        norm.running_var.uniform_(0.5, 2)
+    sides = [(1, 5), (2, 3)]
+    for number, convolution in enumerate(layers[::3]):
+        stage = number // 2 if conv == "2plus1d" else number
+        time, kernel = sides[stage]
+        if conv == "2plus1d":
+            options = [dict(stride=(1, 2, 2), padding=(0, kernel // 2, kernel // 2))]
+            options += [dict(stride=(time, 1, 1), padding=(1, 0, 0))]
+            option = options[number % 2]
+        else:
+            option = dict(stride=(time, 2, 2), padding=(1, kernel // 2, kernel // 2))
+        norm = layers[3 * number + 1]
+        x = torch.nn.functional.conv3d(x, convolution.weight, **option)
+        mean, var = (v.view(-1, 1, 1, 1) for v in (norm.running_mean, norm.running_var))
+        x = ((x - mean) / (var + norm.eps).sqrt() * norm.weight.view(-1, 1, 1, 1)).relu()
+    assert x.shape == (2, 6, 3, 4, 4)
+    torch.testing.assert_close(model.features(clip), x, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["r2plus1d_tiny", "r3d_tiny", "i3d_tiny", "r2plus1d_18", "i3d"])
+def test_networks_for_gray_clips(name):
+    about = models.describe(name, 8, 32, channels=1)
+    assert about["parameters"] < models.describe(name, 8, 32)["parameters"]
+    with torch.device("meta"):
+        model = models.build(name, channels=1).eval()
+        assert model(torch.empty(2, 1, 8, 32, 32)).shape == (2, model.dim)
+        with pytest.raises(ValueError, match=r"takes clips \[B,1,T,H,W\]"):
+            model(torch.empty(2, 3, 8, 32, 32))

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings as hypothesis_settings, strategies as st
 
 from mvnb import puppets
-from mvnb.puppets import ACTIONS, CAMERAS, CLASSES, JOINTS, NAMES, SPLITS
+from mvnb.puppets import ACTIONS, CAMERAS, CLASSES, FILED, FRAMES, JOINTS, NAMES, Drawing
 
 SCALE = 0.05
 
@@ -195,7 +195,7 @@ def test_camera_paths(kind):
 # ---- the catalogue
 
 
-@given(st.sampled_from(NAMES), st.sampled_from(SPLITS), st.integers(0, 5), st.sampled_from([0.05, 0.15, 0.5]))
+@given(st.sampled_from(NAMES), st.sampled_from(FILED), st.integers(0, 5), st.sampled_from([0.05, 0.15, 0.5]))
 @hypothesis_settings(max_examples=20, deadline=None)
 def test_catalogues_are_balanced_and_grow_from_the_front(name, split, seed, scale):
     small, full = (
@@ -304,7 +304,7 @@ def test_two_roots_hold_the_same_bytes(small, tmp_path):
 def test_encoding_again_gives_the_same_bytes(tmp_path):
     "With x264's mbtree about one video in fifty came out different."
     jobs = [
-        (str(tmp_path / str(i)), "puppets-u", e)
+        (str(tmp_path / str(i)), "puppets-u", 0.0, e)
         for i in range(2)
         for e in puppets.catalogue("puppets-u", "train", scale=0.2)
     ]
@@ -440,3 +440,118 @@ def test_unset_folder_says_what_to_set(monkeypatch):
     monkeypatch.setattr(puppets.settings, "data_root", lambda name: None)
     with pytest.raises(ValueError, match=r"set \[data\] puppets"):
         puppets.make("puppets-u")
+
+
+# Drawn straight into arrays.
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("MVNB_PATHS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_a_drawing_shows_the_videos_of_the_files(small):
+    "The same classes, scenes, performances and masks; compression is what differs."
+    root, folder = small
+    drawing = Drawing("puppets-u", "test-biased", 4)
+    entries = [e for e in puppets.manifest(folder)["files"] if e["split"] == "test-biased"]
+    for i, entry in enumerate(entries[:4]):
+        drawn, mask = drawing.video(i)
+        assert drawing.entries[i] == {k: v for k, v in entry.items() if not k.endswith("sha256")}
+        assert (mask == puppets.ground_truth(folder / entry["path"])[0]).all()
+        filed = decode(folder / entry["path"])
+        assert np.abs(filed.astype(float) - drawn).mean() < 4
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("camera", CAMERAS)
+def test_a_small_picture_is_the_shrunken_large_one(name, camera):
+    for seed in range(3):
+        options = dict(seed=[seed, 5], camera=camera, frames=20)
+        large, mask = puppets.render(name, CLASSES[name][seed], **options)
+        small, covered = puppets.render(name, CLASSES[name][seed], size=32, **options)
+        shrunk = np.stack([cv2.resize(f, (32, 32), interpolation=cv2.INTER_AREA) for f in large])
+        share = np.stack(
+            [cv2.resize(m.astype(np.float32), (32, 32), interpolation=cv2.INTER_AREA) for m in mask]
+        )
+        assert np.abs(small.astype(float) - shrunk).mean() < 12
+        assert np.corrcoef(small.ravel(), shrunk.ravel())[0, 1] > 0.9
+        assert (covered & (share >= 0.5)).sum() / (covered | (share >= 0.5)).sum() > 0.8
+
+
+def test_some_frames_are_those_of_the_whole_video():
+    drawing = Drawing("puppets-h", "train", 3, seed=2)
+    times = (0, 7, 39)
+    for i in range(3):
+        whole, masks = drawing.video(i, size=40)
+        some, covered = drawing.video(i, size=40, times=times)
+        assert (some == whole[list(times)]).all() and (covered == masks[list(times)]).all()
+
+
+def test_a_drawing_is_drawn_once_and_mended(cache, monkeypatch):
+    drawing = Drawing("puppets-u", "dev-biased", 6, seed=4)
+    first = np.array(puppets.kept(drawing, 24, (0, 3), gray=True, progress=False))
+    assert first.shape == (6, 2, 24, 24, 1) and (first == drawing.draw(24, (0, 3), True, False)).all()
+    calls = []
+    monkeypatch.setattr(Drawing, "draw", lambda self, *a: calls.append(a) or first)
+    puppets.kept(drawing, 24, (0, 3), gray=True, progress=False)
+    assert not calls
+    (file,) = cache.glob("drawn/*/array.npy")
+    with open(file, "r+b") as broken:
+        broken.seek(-10, 2)
+        broken.write(b"0123456789")
+    assert (puppets.kept(drawing, 24, (0, 3), gray=True, progress=False) == first).all() and len(calls) == 1
+    assert (puppets.kept(drawing, 24, (0, 3), gray=False, progress=False) == first).all() and len(calls) == 2
+
+
+def test_boxes_of_a_drawing_are_those_of_its_masks(cache):
+    drawing = Drawing("puppets-k", "train", 3)
+    boxes = puppets.kept(drawing, None, progress=False)
+    assert boxes.shape == (3, FRAMES, 4)
+    for i in range(3):
+        assert (boxes[i] == puppets.boxes_of(drawing.video(i)[1])).all()
+
+
+def test_worlds_and_splits_have_videos_of_their_own():
+    def seeds(split, world):
+        return {tuple(e["seed"]) for e in Drawing("puppets-u", split, 50, seed=world).entries}
+
+    every = [seeds(split, world) for split in puppets.SPLITS for world in (0, 1)]
+    assert len(set().union(*every)) == sum(map(len, every))
+
+
+def test_actors_are_alike_unless_variety_is_asked_for():
+    def looks(variety):
+        found = []
+        for seed in range(40):
+            pose, actor = puppets._actor(np.random.default_rng(seed), variety)
+            found.append((tuple(pose.values()), tuple(actor.values())))
+        return found
+
+    assert len(set(looks(0.0))) == 1
+    assert len(set(looks(1.0))) == 40
+    assert 10 < len(set(looks(0.5))) < 32
+    with pytest.raises(ValueError, match="variety is 1.5"):
+        Drawing("puppets-u", "train", 4, variety=1.5)
+
+
+def test_each_video_moves_in_its_own_way():
+    "With the resting pose, actor, side and phase removed, performances still differ."
+    ways = [puppets._way(np.random.default_rng(seed), False) for seed in range(20)]
+    for part in ("cycle", "rhythm", "arm", "leg", "body"):
+        assert len({way[part] for way in ways}) == 20
+    even = puppets._phase(dict(cycle=10, start=0.0, rhythm=0.0), 40)
+    skewed = puppets._phase(dict(cycle=10, start=0.0, rhythm=0.4), 40)
+    assert np.allclose(even, np.arange(40) / 10)
+    assert np.allclose(skewed[::10], even[::10]) and (np.diff(skewed) > 0).all()
+    assert np.diff(skewed).max() > 1.8 * np.diff(skewed).min()
+
+
+def test_drawn_splits_need_a_number():
+    with pytest.raises(ValueError, match="'probe' has no files"):
+        puppets.catalogue("puppets-u", "probe")
+    with pytest.raises(ValueError, match="no puppet split 'dev-biased' of files"):
+        puppets.index("puppets-u", "dev-biased")
+    with pytest.raises(ValueError, match="videos is 0"):
+        Drawing("puppets-u", "probe", 0)

@@ -119,12 +119,7 @@ SOURCES = [
 ]
 
 # %% ../../../nbs/papers/mac/2_recipe.ipynb #d2350323
-DEMO = {
-    "mac": dict(
-        method=recipes.DEMO.method | dict(c_weight=4.0),
-        photometric=Options(gray=1.0, jitter=(0.4, 0.4, 0.4, 0.1), p_jitter=0.8, blur=0.0, flip=0.5),
-    )
-}
+DEMO = {"mac": dict(method=recipes.DEMO.method | dict(c_weight=4.0))}
 
 REMARKS = {
     "mac": "MAC's contrast weighs 4 in the demo (paper: 0.5), the stride is always 3, and AdamW trains. "
