@@ -189,7 +189,7 @@ def judged(self: Masks) -> list:
     for variant, title in VARIANTS.items():
         if variant != "fame":
             text = f"FAME's mask holds more of the actor than {title}"
-            pair = (mine["fame"][None], mine[variant][None])
+            pair = (mine["fame"][:, None], mine[variant][:, None])
             found.append(judge_claim(text, "unbiased", self.plan, *pair, "ours"))
     return found
 
