@@ -284,8 +284,8 @@ def seeds_note(seeds: tuple) -> str:
         )
         return f"{few}. A claim leans for or against, by its gap in percentage points."
     return (
-        f"Gap ± margin in percentage points: the mean difference over {len(seeds)} seeds, paired, and its 95 % "
-        "interval (Student's t). p is one-sided. Of a claim of several inequalities, the weakest is shown."
+        f"Gap ± margin in percentage points: the mean difference over {len(seeds)} seeds, paired, and its "
+        "95 % interval (Student's t). p is one-sided. Of several inequalities, the weakest is shown."
     )
 
 

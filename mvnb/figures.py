@@ -441,7 +441,8 @@ def claims_frame(self: Drawing) -> pd.DataFrame:
 @patch(as_prop=True)
 def claims(self: Drawing) -> Verdicts:
     "The paper's claims that this figure illustrates, judged."
-    plan, judged, d = self.plan, self.judged, self.plan.definition
+    plan, judged = self.plan, self.judged
+    d = plan.definition
     path = self.folder / f"{plan.stem}.claims.csv"
     if not judged:
         note = "These clips have no ground truth, so no claim is tested on them: the puppets' page does that."

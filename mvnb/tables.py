@@ -139,15 +139,19 @@ class Claim:
         "Where the paper's numbers bear it out: a column, or two."
         return f"{self.column} against {self.versus}" if self.versus else self.column
 
-    def strength(self, gap: float) -> float:
-        "How well a gap in percentage points bears the claim out: positive when it does."
-        return gap - self.least if self.within is None else self.within - abs(gap)
+# %% ../nbs/results/32_tables.ipynb #44329120
+@patch
+def strength(self: Claim, gap: float) -> float:
+    "How well a gap in percentage points bears the claim out: positive when it does."
+    return gap - self.least if self.within is None else self.within - abs(gap)
 
-    def gap(self, numbers: pd.DataFrame) -> float:
-        "The gap of its weakest inequality, percentage points; nan where a number is missing."
-        worse = numbers[self.versus or self.column]
-        gaps = [numbers.loc[b, self.column] - worse[w] for b, w in self.pairs]
-        return math.nan if np.isnan(gaps).any() else min(gaps, key=self.strength)
+
+@patch
+def gap(self: Claim, numbers: pd.DataFrame) -> float:
+    "The gap of its weakest inequality, percentage points; nan where a number is missing."
+    worse = numbers[self.versus or self.column]
+    gaps = [numbers.loc[b, self.column] - worse[w] for b, w in self.pairs]
+    return math.nan if np.isnan(gaps).any() else min(gaps, key=self.strength)
 
 # %% ../nbs/results/32_tables.ipynb #7e91c0d4
 @dataclass(frozen=True)
