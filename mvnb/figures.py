@@ -525,13 +525,16 @@ class Maps(Drawing):
         self.device = device
         self.models = {cell: classifier_of(result, device) for cell, result in results.items()}
         self.shares = {}  # (protocol, row, seed, map, test, inside) -> [videos]
-        self.areas = {}  # (test, inside) -> [videos]
-        self.shown = {}  # test -> pictures of the examples
-        one = next(iter(plan.cells.values()))
-        cut = (one.clips.length, one.clips.stride, one.clips.size, one.test_views, one.clips.cache)
-        for test, data in one.tests:
-            dataset = test_clips(data.load(), *cut)
-            self._measure(test, dataset, workers, self.chosen(test, dataset.index, examples), progress)
+        self.areas = {}  # (test, inside) -> [seeds,videos]
+        self.shown = {}  # test -> pictures of the examples, of the first seed
+        for seed in plan.seeds:
+            one = next(recipe for cell, recipe in plan.cells.items() if cell[-1] == seed)
+            cut = (one.clips.length, one.clips.stride, one.clips.size, one.test_views, one.clips.cache)
+            for test, data in one.tests:
+                dataset = test_clips(data.load(), *cut)
+                first = seed == plan.seeds[0]
+                some = self.chosen(test, dataset.index, examples) if first else []
+                self._measure(seed, test, dataset, workers, some, progress)
 
     def mask(self, clip: Tensor) -> Tensor:  # bool [B,H,W] or [B,T,H,W]
         "The method's mask of clips, float [B,3,T,H,W] in [0,1]."
@@ -543,8 +546,8 @@ class Maps(Drawing):
 
 # %% ../nbs/results/35_figures.ipynb #21b886f9
 @patch
-def _clip_shares(self: Maps, clip: Tensor, truth: Tensor | None, keep: list) -> tuple:
-    "Shares [B] of one clip per video, by key, and the maps of some of them."
+def _clip_shares(self: Maps, seed: int, clip: Tensor, truth: Tensor | None, keep: list) -> tuple:
+    "Shares [B] of one clip per video, by key, and the maps of some of them; by the networks of a seed."
     x = normalize(clip)
     found = {}
     pictures = {}
@@ -553,19 +556,20 @@ def _clip_shares(self: Maps, clip: Tensor, truth: Tensor | None, keep: list) -> 
         inside["actor"] = truth
     for name, mask in inside.items():
         found[(name,)] = mask.float().flatten(1).mean(1)
-    for (protocol, row, seed), model in self.models.items():
+    for (protocol, row, its), model in self.models.items():
+        if its != seed:
+            continue
         for kind, map_ in look(model, x, self.plan.definition.layer).items():
             for name, mask in inside.items():
                 found[protocol, row, seed, kind, name] = explain.activation_share(map_, mask).share
-            if seed == self.plan.seeds[0]:
-                pictures[protocol, row, kind] = map_[keep].cpu()
+            pictures[protocol, row, kind] = map_[keep].cpu()
     pictures |= {"clip": clip[keep].cpu(), "mask": inside[self.own][keep].cpu()}
     pictures["truth"] = truth[keep].cpu() if truth is not None else None
     return found, pictures
 
 # %% ../nbs/results/35_figures.ipynb #461e821a
 @patch
-def _batch_shares(self: Maps, dataset, batch: dict, examples: list) -> tuple:
+def _batch_shares(self: Maps, seed: int, dataset, batch: dict, examples: list) -> tuple:
     "Shares [B] of a batch, by key, NaN where a video cannot be read; and the pictures of its examples."
     ok = batch["ok"].to(self.device)
     truth = None if self.plan.real else truth_of(dataset, batch["index"]).to(self.device)
@@ -574,7 +578,7 @@ def _batch_shares(self: Maps, dataset, batch: dict, examples: list) -> tuple:
     views, shown = [], None
     for v in range(batch["clip"].shape[1]):
         clip = to_float(batch["clip"][:, v].to(self.device))
-        found, pictures = self._clip_shares(clip, None if truth is None else truth[:, v], keep)
+        found, pictures = self._clip_shares(seed, clip, None if truth is None else truth[:, v], keep)
         views.append(found)
         if v == 0 and keep:
             labels = [int(dataset.index.labels[positions[k]]) for k in keep]
@@ -598,21 +602,22 @@ def chosen(
 
 
 @patch
-def _measure(self: Maps, test: str, dataset, workers: int, examples: list, progress: bool):
-    "Shares of all videos of a test set."
-    parts, self.shown[test] = {}, []
+def _measure(self: Maps, seed: int, test: str, dataset, workers: int, examples: list, progress: bool):
+    "Shares of all videos of a test set, by the networks of a seed."
+    parts, pictures = {}, self.shown.setdefault(test, [])
     loader = clips.batches(dataset, 8, 0, shuffle=False, drop_last=False, workers=workers)
     total = math.ceil(len(dataset) / 8)
     bar = dict(desc=f"maps, {test}", total=total, mininterval=0.5, disable=not progress)
     for batch in tqdm(loader, **bar):
-        shares, shown = self._batch_shares(dataset, batch, examples)
+        shares, shown = self._batch_shares(seed, dataset, batch, examples)
         for key, values in shares.items():
             parts.setdefault(key, []).append(values)
         if shown:
-            self.shown[test].append(shown)
+            pictures.append(shown)
     for key, values in parts.items():
         if len(key) == 1:
-            self.areas[test, key[0]] = torch.cat(values).numpy()
+            known = [self.areas[test, key[0]]] if (test, key[0]) in self.areas else []
+            self.areas[test, key[0]] = np.vstack([*known, torch.cat(values).numpy()])
         else:
             self.shares[(*key[:4], test, key[4])] = torch.cat(values).numpy()
 
@@ -687,7 +692,7 @@ def provenance(self: Maps) -> list:  # of sentences
     plan, results = self.plan, list(self.results.values())
     one = results[0].recipe
     lost = sum(int(np.isnan(values).sum()) for values in self.shares.values())
-    sizes = ", ".join(f"{test} {len(self.areas[test, self.own])} videos" for test in self.tests)
+    sizes = ", ".join(f"{test} {self.areas[test, self.own].shape[1]} videos" for test in self.tests)
     grid = models.describe(one.backbone, one.clips.length, one.clips.size, **one.model)["map"]
     what = f"{plan.profile} profile, {one.backbone}, {one.clips}, {one.test_views} clips per video"
     where = f"{seed_text(plan.seeds)}; {plan.videos.name}: {sizes}; {provenance_of(results)}"

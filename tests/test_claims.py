@@ -1,5 +1,6 @@
-"Verdicts over seeds, p-values, equivalence, the expected test, the summary: against SciPy, by hand, by simulation."
+"Verdicts over seeds, p-values, the expected test, the summary: against SciPy, by hand, by simulation."
 
+import functools
 import re
 
 import numpy as np
@@ -152,9 +153,15 @@ def test_true_differences_are_found():
 # ---------------------------------------------------------------- claims of several inequalities
 
 
+@functools.cache
+def plan_of(seeds):
+    "A plan of a table of four rows; it looks into the store, which takes seconds."
+    return tables.table("fame", 3).plan("demo", seeds=seeds)
+
+
 def made_up(seeds, numbers) -> Outcome:
-    "An Outcome of a table of four rows with chosen accuracies [seeds]: numbers(row, test)."
-    plan = tables.table("fame", 3).plan("demo", seeds=seeds)
+    "An Outcome with chosen accuracies [seeds]: numbers(row, test)."
+    plan = plan_of(seeds)
     results = {}
     for (row, column, seed), recipe in plan.cells.items():
         metrics = {}
