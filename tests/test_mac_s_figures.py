@@ -331,7 +331,7 @@ def test_an_empty_group_of_real_networks_draws(drawn):
 def test_what_is_drawn(drawn):
     for drawing in drawn.values():
         for test in TESTS:
-            rows = len(drawing.chosen(test, drawing.answers.indexes[test], 6))
+            rows = len(drawing.chosen(test, drawing.answers.indexes[test, 0], 6))
             assert sum(bool(ax.images) for ax in drawing.figure(test).axes) == 6 * rows
     part = drawn["s4"].shown["unbiased"][0]
     assert torch.equal(part["mask"], masks.mac_mask(part["clip"]))
