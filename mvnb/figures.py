@@ -24,8 +24,8 @@ from tqdm.auto import tqdm
 
 from . import clips, explain, models, papers, protocols, puppets, recipes, runs, settings, show, tables
 from .augment import normalize, to_float
-from .claims import COLUMNS, FEWEST, NOT_JUDGED, OTHERS, Verdict, Verdicts, as_text, expectation_notes
-from .claims import is_expected, judge, number, seeds_note, wide
+from .claims import COLUMNS, FEWEST, NOT_JUDGED, OTHERS, SAME_VIDEOS, Verdict, Verdicts
+from .claims import as_text, expectation_notes, is_expected, judge, number, seeds_note, wide
 from .outcomes import distinct, provenance_of, remarks, save_picture
 from .settings import nearest
 from .tables import called, csv_lines, duration, length_of, markdown, paragraphs, seed_text, seeds_of
@@ -450,7 +450,9 @@ def claims(self: Drawing) -> Verdicts:
     notes = [seeds_note(plan.seeds) if plan.runs else OVER_VIDEOS]
     if plan.profile == "smoke":
         notes = [NOT_JUDGED]
-    if any(j.test not in ("test", d.shows) for j in judged):
+    if plan.real:
+        notes.append(SAME_VIDEOS)
+    elif any(j.test != d.shows for j in judged):
         notes += expectation_notes({"": (d.shows, d.why)})
     ours = dict.fromkeys(j.claim for j in judged if j.by != "text")
     if ours:
