@@ -1,120 +1,38 @@
-"""The scoreboard: what the papers claim, and how each claim fared here (`mvnb.claims.scoreboard`).
+"The scoreboard: what the papers claim, and how each claim fared here (`mvnb.claims.board_lines`)."
 
-A table that was executed before its verdicts were written beside it is read from its page.
-"""
-
-import csv
 import html
 import re
 
-import nbformat
+import pandas as pd
 
-from mvnb.claims import scoreboard
-from mvnb.tables import SAID_BY, called, definitions
+from mvnb import figures, tables
+from mvnb.claims import VERDICTS, board_lines, expectation_notes, summed, wide
+from mvnb.tables import called
 from stage import PAPERS, order
 
-VERDICTS = ("holds", "fails", "undecided", "not judged", "not run")
-ORIGINS = {"paper": SAID_BY["text"], "ours, not the paper's": SAID_BY["ours"]}  # words of older pages
 SAID = re.compile(rf"({'|'.join(VERDICTS)})(?: \((.*)\))?")
+ABOUT = ("measured on", "expected on", "seeds", "device", "commit")  # said once, where all lines agree
+SHOWN = dict(claim="claim", by="by", published_on="published on", published_gap="published gap")
 
 
-def from_page(path) -> list[dict]:
-    "Claims of an executed table notebook, from the text of its table of claims."
-    for cell in reversed(nbformat.read(path, 4).cells):
-        for output in cell.get("outputs", []):
-            lines = [
-                l for l in output.get("data", {}).get("text/plain", "").splitlines() if l.startswith("|")
-            ]
-            rows = [[c.strip() for c in l.strip("|").split("|")] for l in lines]
-            if rows and rows[0][:1] == ["claim"]:
-                return [dict(zip(rows[0], row)) for row in rows[2:]]
-    return []
+def notebooks() -> dict[tuple, str]:
+    "(paper, table as in the lines of claims) -> stem of its page; tables first."
+    found = {(d.paper, d.number): d.notebook for d in tables.definitions()}
+    return found | {(d.paper, f"figure {d.number}"): d.notebook for d in figures.definitions()}
 
 
-def from_file(path) -> list[dict]:
-    "Claims of a figure, from the verdicts beside its executed notebook: one line per claim and data set, as of a table."
-    out = {}
-    with open(path, newline="", encoding="utf-8") as file:
-        for l in csv.DictReader(file):
-            line = out.setdefault(
-                (l["claim"], l["published_on"], l["measured_on"], l["seeds"]),
-                {
-                    "claim": l["claim"],
-                    "by": l["by"],
-                    "published on": l["published_on"],
-                    "published gap": l["published_gap"],
-                    "measured on": l["measured_on"] or "not run",
-                },
-            )
-            said = (
-                l["verdict"]
-                if l["verdict"].startswith("not")
-                else f"{l['verdict']} ({float(l['gap']):+.1f} ± {float(l['margin']):.1f})"
-            )
-            line[l["test"] if l["test"] in ("test", "") else f"{l['test']} test"] = said
-            line |= {k: l[k] for k in ("seeds", "device", "commit")}
-    return list(out.values())
-
-
-def board(site) -> dict[str, list[dict]]:
+def board(lines: pd.DataFrame) -> dict[str, list[dict]]:
     "Stem of a table or figure -> its claims, in the papers' order, tables first."
-    stems = {(d.paper, d.number): d.notebook for d in definitions()}
-    out = {}
-    for line in scoreboard("demo").to_dict("records"):
-        out.setdefault(stems[line.pop("paper"), line.pop("table")], []).append(line)
-    executed = {stem: path for stem, _, path in site.results["tables"]}
-    for stem, lines in out.items():
-        if (
-            executed.get(stem)
-            and all(l["measured on"] == "not run" for l in lines)
-            and (seen := from_page(executed[stem]))
-        ):
-            out[stem] = seen
-    out = {stem: out[stem] for stem in sorted(out, key=order)}
-    for stem, _, _ in site.results["figures"]:
-        path = site.root / "outputs" / "demo" / f"{stem}.claims.csv"
-        if path.is_file() and (lines := from_file(path)):
-            out[stem] = lines
-    named = {d.notebook: d for d in definitions()}
-    return {stem: attributed(lines, named.get(stem)) for stem, lines in out.items()}
-
-
-def attributed(lines: list[dict], definition) -> list[dict]:
-    "The same claims, each with who says so: as the definition has it now, or as its page said."
-    now = {claim.text: SAID_BY[claim.by] for claim in definition.claims} if definition else {}
-    said = [now.get(line["claim"]) or ORIGINS.get(line["by"], line["by"]) for line in lines]
-    return [line | {"by": by} for line, by in zip(lines, said)]
-
-
-def verdicts(lines) -> list[str]:
-    "All verdicts of some claims; a claim that was not run is one."
-    said = [
-        [m[1] for v in line.values() if isinstance(v, str) and (m := SAID.fullmatch(v))] for line in lines
-    ]
-    return [v for each in said for v in (each if set(each) - {"not run"} else each[:1])]
+    stems, out = notebooks(), {}
+    for key, own in lines.groupby(["paper", "table"], sort=False):
+        frame = wide(own, SHOWN, dict(seeds="seeds", device="device", commit="commit"))
+        out[stems[key]] = frame.to_dict("records")
+    drawn = {stem for (_, number), stem in stems.items() if number.startswith("figure")}
+    return {stem: out[stem] for stem in sorted(out, key=lambda stem: (stem in drawn, order(stem)))}
 
 
 def badge(verdict: str) -> str:
     return f'<span class="verdict {verdict.replace(" ", "-")}">{html.escape(verdict)}</span>'
-
-
-def counts(lines) -> str:
-    found = verdicts(lines)
-    return (
-        '<p class="score">'
-        + " ".join(f"{badge(v)} {found.count(v)}" for v in VERDICTS if v in found or v in VERDICTS[:3])
-        + "</p>"
-    )
-
-
-def by_origin(lines) -> str:
-    "The counts of each origin apart: what a paper's text says, what is read from its tables, what is ours."
-    parts = []
-    for origin in SAID_BY.values():
-        its = [line for line in lines if line["by"] == origin]
-        if its:
-            parts.append(f"<p>{html.escape(origin.capitalize())}:</p>" + counts(its))
-    return "\n".join(parts)
 
 
 def shown(value) -> str:
@@ -126,74 +44,105 @@ def shown(value) -> str:
     return badge(found[1]) + (f' <span class="statistic">{html.escape(found[2])}</span>' if found[2] else "")
 
 
-def grid(lines) -> str:
+def cell(line: dict, column: str) -> str:
+    "A cell of a line; the test on which the claim should show is marked."
+    text = str(line.get(column, ""))
+    kinds = ["short"] * (len(text) <= 26) + ["expected"] * (column == line["expected on"] and bool(text))
+    kind = f' class="{" ".join(kinds)}"' if kinds else ""
+    return f"<td{kind}>{shown(text)}</td>"
+
+
+def grid(lines: list[dict], executed: bool) -> str:
     "Claims of one table; columns that say the same in each line, or nothing, go into the caption."
     columns = [c for c in dict.fromkeys(k for l in lines for k in l) if any(str(l.get(c, "")) for l in lines)]
-    same = {
-        c: str(lines[0][c])
-        for c in ("by", "measured on", "seeds", "device", "commit")
-        if c in columns and len({str(l.get(c, "")) for l in lines}) == 1
-    }
+    same = {}
+    for column in ("by", *ABOUT):
+        if column in columns and len({str(line.get(column, "")) for line in lines}) == 1:
+            same[column] = str(lines[0][column])
     columns = [c for c in columns if c not in same]
-    td = lambda v: f"<td{' class=short' if len(str(v)) <= 26 else ''}>{shown(v)}</td>"
     head = "".join(f"<th>{html.escape(c)}</th>" for c in columns)
-    body = "".join("<tr>" + "".join(td(l.get(c, "")) for c in columns) + "</tr>" for l in lines)
-    about = "; ".join(
-        f"{c} {v}"
-        for c, v in same.items()
-        if c in ("measured on", "seeds", "device", "commit") and v != "not run"
-    )
+    body = "".join("<tr>" + "".join(cell(line, c) for c in columns) + "</tr>" for line in lines)
+    about = "; ".join(f"{c} {v}" for c, v in same.items() if c in ABOUT and v != "not run")
     if same.get("measured on") == "not run":
-        about = "Not run yet."
-    return (
-        f'<div class="scroll"><table class="docutils claims"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-        + (f'\n\n<p class="about">{html.escape(about)}</p>' if about else "")
+        early = " Its page was executed before claims were judged over seeds, so it has no verdicts."
+        about = "Not run yet." if not executed else f"Not judged yet.{early}"
+    table = f'<table class="docutils claims"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    return f'<div class="scroll">{table}</div>' + (
+        f'\n\n<p class="about">{html.escape(about)}</p>' if about else ""
     )
+
+
+def summary(lines: pd.DataFrame) -> str:
+    "What became of the claims: counted by paper, origin and test."
+    frame = summed(lines)
+    frame["paper"] = frame["paper"].str.upper()
+    head = "".join(f"<th>{html.escape(column)}</th>" for column in frame)
+    body = ""
+    for row in frame.itertuples(index=False):
+        body += "<tr>" + "".join(f"<td>{html.escape(f'{value}')}</td>" for value in row) + "</tr>"
+    table = (
+        f'<table class="docutils claims summary"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    )
+    return f'<div class="scroll">{table}</div>'
+
+
+def reasons(paper: str) -> str:
+    "On which test a paper's claims should show, and why."
+    expected = {}
+    for d in tables.definitions():
+        if d.paper == paper:
+            expected |= {claim.text: d.expects(claim) for claim in d.claims}
+    for d in figures.definitions():
+        if d.paper == paper:
+            expected[f"the claims of {called(d.number, 'figure')}"] = (d.shows, d.why)
+    return " ".join(expectation_notes(expected)) if expected else ""
+
+
+TEXT = (
+    "# Claims",
+    "> What the papers conclude from their tables and figures, tested here.",
+    "A claim is an inequality between rows of a table (or between the things a figure shows), such as *merging "
+    "with another video's background beats the same video's*. It is judged over seeds. Each seed is a world of "
+    "its own: it draws its training videos, its tests, the initial weights and the order of the batches. Gap ± "
+    "margin, in percentage points, is the mean difference over seeds and its 95 % interval. A claim **holds** "
+    "when the whole interval bears it out, **fails** when the whole interval contradicts it, and is "
+    "**undecided** otherwise; with fewer than three seeds it only **leans**. A failed claim is shown as failed. "
+    "p is one-sided. [Claims](library/results/34_claims.ipynb) has the rules and shows how they work.",
+    "Verdicts are about small models on [puppets](library/clips/02_puppets.ipynb), not about the papers' "
+    "networks on the papers' data. Each claim says beforehand on which test it should show: that one is marked.",
+    "A claim is *the paper's text* where the authors say so, *read from its table* where we conclude it from "
+    "their numbers, and *ours* otherwise.",
+    "## Summary",
+)
+NOTE = (
+    "*By chance* is how many verdicts chance alone would give at most, if there were no differences at all: "
+    "2.5 % of the judged claims to hold, and 2.5 % of their inequalities to fail. *Holds after Holm* counts "
+    "what still holds when the p-values are corrected for the number of a paper's own claims that were judged."
+)
+
+
+def links(site, stem: str, page: str) -> str:
+    "Links to the page of a table or figure, and to the pages on other data."
+    found = [f"[the page with its runs and their provenance]({page})"] if page else []
+    for kind in ("tables", "figures"):
+        for other, _, _ in site.results[kind]:
+            if other.startswith(stem + "_"):
+                found.append(f"[{other.removeprefix(stem + '_')}]({kind}/{other}.ipynb)")
+    return " · ".join(found)
 
 
 def write(site):
-    found = board(site)
-    everything = [l for lines in found.values() for l in lines]
-    parts = [
-        "# Claims",
-        "> What the papers conclude from their tables, tested here.",
-        "A claim is an inequality between rows of a table (or between the things a figure shows), such as *merging with another video's background beats the same video's*. It is tested on each test "
-        "set of the demo, on the same videos for both rows. It **holds** or **fails** when the gap is larger than its margin of error, and is **undecided** "
-        "otherwise; a failed claim is shown as failed. Gap ± margin are percentage points. How the margin is computed, and what one seed can and cannot "
-        "decide, is in [Claims](library/results/34_claims.ipynb).",
-        "Verdicts are about small models on [puppets](library/clips/02_puppets.ipynb), not about the papers' networks on the papers' data.",
-        "A claim is *the paper's text* where the authors say so, *read from its table* where we conclude it from their numbers, and *ours* otherwise.",
-        by_origin(everything),
-    ]
-    titles = {d.notebook: f"{called(d.number).capitalize()}: {d.title}" for d in definitions()}
+    lines = board_lines("demo")
+    found = board(lines)
+    parts = [*TEXT, summary(lines), NOTE]
+    titles = {d.notebook: f"{called(d.number).capitalize()}: {d.title}" for d in tables.definitions()}
+    executed = {stem for kind in site.results for stem, _, done in site.results[kind] if done}
     for paper in dict.fromkeys([*PAPERS, *(stem.split("_")[0] for stem in found)]):
-        mine = {stem: lines for stem, lines in found.items() if stem.split("_")[0] == paper}
-        name = paper.upper()
-        parts += [
-            f"## {name}",
-            by_origin([l for lines in mine.values() for l in lines])
-            if mine
-            else "Its tables are being built.",
-        ]
-        for stem, lines in mine.items():
-            page = next(
-                (
-                    f"{kind}/{stem}.ipynb"
-                    for kind in ("tables", "figures")
-                    if f"{kind}/{stem}.ipynb" in site.pages.values()
-                ),
-                "",
-            )
-            links = [f"[the page with its runs and their provenance]({page})"] if page else []
-            links += [
-                f"[{s.removeprefix(stem + '_')}]({kind}/{s}.ipynb)"
-                for kind in ("tables", "figures")
-                for s, _, _ in site.results[kind]
-                if s.startswith(stem + "_")
-            ]
-            parts += [
-                f"### {site.titles.get(page, titles.get(stem, stem)).removeprefix(name + ', ')}",
-                " · ".join(links),
-                grid(lines),
-            ]
+        mine = {stem: own for stem, own in found.items() if stem.split("_")[0] == paper}
+        parts += [f"## {paper.upper()}", reasons(paper) if mine else "Its tables are being built."]
+        for stem, own in mine.items():
+            pages = [f"{kind}/{stem}.ipynb" for kind in ("tables", "figures")]
+            page = next((page for page in pages if page in site.pages.values()), "")
+            title = site.titles.get(page, titles.get(stem, stem)).removeprefix(f"{paper.upper()}, ")
+            parts += [f"### {title}", links(site, stem, page), grid(own, stem in executed)]
     site.write("claims.md", "\n\n".join(p for p in parts if p) + "\n")

@@ -9,7 +9,10 @@ from urllib.parse import unquote, urldefrag, urlsplit
 from xml.etree import ElementTree
 
 import nbformat
+import pandas as pd
 import pytest
+
+from mvnb.tables import BY_SCENE
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -241,25 +244,58 @@ def test_signatures_are_those_of_the_functions():
                 ), f"{name}.{public}"
 
 
-def test_scoreboard_shows_every_verdict(pages):
+def test_scoreboard_shows_every_claim_and_sums_them_up(pages):
     from mvnb import claims
 
     board, page = claims.scoreboard("demo"), pages["claims.html"]
     text = re.sub(r"\s+", " ", article(page).get_text(" "))
     for claim in board["claim"].unique():
         assert claim in text
-    shown = {kind: len(page.select(f"table .verdict.{kind}")) for kind in ("holds", "fails", "undecided")}
-    scores = [re.sub(r"\s+", " ", score.get_text(" ")) for score in page.select("p.score")]
-    for kind, n in shown.items():  # counted by origin: once for all papers, once for each
-        counted = sum(int(found) for score in scores for found in re.findall(rf"{kind} (\d+)", score))
-        assert counted == 2 * n, (kind, n, scores)
-    for path in (ROOT / "outputs" / "demo").glob("*.claims.csv"):
-        import csv
+    summary, *tables = page.select("table.claims")
+    names = [head.get_text() for head in summary.select("th")]
+    rows = [[cell.get_text() for cell in row.select("td")] for row in summary.select("tbody tr")]
+    counted = claims.summary("demo")
+    assert names == list(counted) and len(rows) == len(counted)
+    for row, expected in zip(rows, counted.itertuples(index=False)):
+        assert row == [expected[0].upper(), *map(str, expected[1:])]
+    for kind in ("holds", "fails", "undecided"):
+        shown = sum(len(table.select(f".verdict.{kind}")) for table in tables)
+        assert shown == counted[kind].sum(), kind
+    assert text.count(f"Claims should show on the unbiased test: {BY_SCENE}.") == 2  # once per paper
 
-        with open(path, newline="", encoding="utf-8") as file:
-            lines = list(csv.DictReader(file))
-        for kind in shown:
-            assert sum(l["verdict"] == kind for l in lines) <= shown[kind], path.name
+
+def lines_of_two_tests(**more):
+    line = dict(paper="fame", table="3", claim="c", by="ours", shows="unbiased", inequalities="1")
+    line |= dict(published_on="UCF101", published_gap="+1.0", profile="demo", measured_on="puppets-u")
+    line |= dict(gap="3.00", margin="1.00", n="5", seeds="0 1 2 3 4", device="a lamp", commit="abc")
+    biased = line | dict(test="biased", expected="no", verdict="undecided", p="0.2")
+    unbiased = line | dict(test="unbiased", expected="yes", verdict="holds", p="0.002")
+    return pd.DataFrame([biased, unbiased]).assign(**more)
+
+
+def test_the_expected_test_is_marked_and_p_is_shown():
+    import claims as page
+
+    (lines,) = page.board(lines_of_two_tests()).values()
+    soup = BeautifulSoup(page.grid(lines, True), "html.parser")
+    (marked,) = soup.select("td.expected")
+    assert marked.select_one(".verdict.holds") and "+3.0 ± 1.0, p = 0.002" in marked.get_text()
+    assert len(soup.select(".verdict")) == 2 and "expected on unbiased test" in soup.get_text()
+    (lines,) = page.board(
+        lines_of_two_tests(verdict="leans against", p="", margin="", shows="biased")
+    ).values()
+    soup = BeautifulSoup(page.grid(lines, True), "html.parser")
+    assert [cell.get_text() for cell in soup.select("td.expected")] == ["leans against +3.0"]
+    assert len(soup.select(".verdict.leans-against")) == 2
+
+
+def test_a_page_from_before_has_no_verdicts_but_is_shown():
+    import claims as page
+
+    lines = lines_of_two_tests(verdict="not run", measured_on="", test="", gap="", margin="", p="", seeds="")
+    (found,) = page.board(lines.iloc[:1]).values()
+    assert "executed before claims were judged over seeds" in page.grid(found, True)
+    assert "Not run yet" in page.grid(found, False)
 
 
 def test_tables_without_results_say_so(pages):

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.stats import ttest_rel
 
 from mvnb import claims, clips, figures, masks, models, pages, protocols, puppets, recipes, runs, tables
 from mvnb.augment import normalize, to_float
@@ -299,8 +300,9 @@ def test_the_shares_are_those_of_the_maps(maps):
         figures.classifier_of(maps.results["linear", "fame", 0]),
         maps.of("linear", "fame", "last", name, "actor")[0],
     )
-    i = int(np.nanargmax(abs(found - maps.areas[name, "actor"])))
-    assert abs(found[i] - maps.areas[name, "actor"][i]) > 0.01
+    even = maps.areas[name, "actor"][0]
+    i = int(np.nanargmax(abs(found - even)))
+    assert abs(found[i] - even[i]) > 0.01
     stored = figures.test_clips(
         data.load(), one.clips.length, one.clips.stride, one.clips.size, one.test_views, one.clips.cache
     )  # the frames that the figure saw
@@ -318,9 +320,7 @@ def test_the_shares_are_those_of_the_maps(maps):
         truth = figures.truth_of(dataset, [i])[0, v]
         shares.append(float(full[truth].sum() / full.sum()))
     assert found[i] == pytest.approx(np.mean(shares), abs=1e-4)
-    assert maps.areas[name, "actor"][i] == pytest.approx(
-        float(figures.truth_of(dataset, [i]).float().mean()), abs=1e-6
-    )
+    assert even[i] == pytest.approx(float(figures.truth_of(dataset, [i]).float().mean()), abs=1e-6)
 
 
 def test_both_maps_stay_in_range_and_differ(maps):
@@ -355,18 +355,22 @@ def test_an_outcome_says_what_it_is(maps):
 
 
 def test_verdicts_follow_the_shares(maps, monkeypatch):
-    "Made-up shares: FAME 10 points above MoCo in every video of one test, below it in the other."
-    n = {t: len(maps.areas[t, "actor"]) for t in maps.tests}
+    "Made-up shares of three seeds: FAME 10 points above MoCo in one test, below it in the other."
+    n = {t: maps.areas[t, "actor"].shape[1] for t in maps.tests}
     rng = np.random.default_rng(0)
     base = {t: rng.uniform(0.2, 0.4, k) for t, k in n.items()}
-    maps.plan = dataclasses.replace(maps.plan, profile="demo")
-    for key in maps.shares:
-        sign = (1 if key[4] == "biased" else -1) if key[1] == "fame" else 0
-        maps.shares[key] = base[key[4]] + 0.1 * sign + rng.normal(0, 0.005, n[key[4]])
-        maps.shares[key][3] = np.nan if key[1] == "moco" else maps.shares[key][3]
+    maps.plan = dataclasses.replace(maps.plan, profile="demo", seeds=(0, 1, 2))
+    for protocol, row, _, kind, t, inside in list(maps.shares):
+        sign = (1 if t == "biased" else -1) if row == "fame" else 0
+        for seed in range(3):
+            values = base[t] + 0.1 * sign + rng.normal(0, 0.005, n[t])
+            values[3] = np.nan if row == "moco" else values[3]
+            maps.shares[protocol, row, seed, kind, t, inside] = values
     for t in n:
-        maps.areas[t, "fame"] = base[t]
+        maps.areas[t, "fame"] = np.stack([base[t]] * 3)
     lines = maps.claim_lines
+    assert set(lines["n"]) == {"3"} and set(lines["shows"]) == {"unbiased"}
+    assert (lines["expected"] == np.where(lines["test"] == "unbiased", "yes", "no")).all()
     assert (
         (lines[lines.test == "biased"].verdict == "holds").all()
         and (lines[lines.test == "unbiased"].verdict == "fails").all()
@@ -385,19 +389,39 @@ def test_claims_are_saved_as_the_tables_save_theirs(maps):
     with open(path, newline="") as file:
         lines = list(csv.DictReader(file))
     assert (
-        list(lines[0]) == list(claims.claim_line(d, d.claims[0]))
+        tuple(lines[0]) == tuple(claims.claim_line(d, d.claims[0])) == claims.COLUMNS
         and {l["table"] for l in lines} == {"figure 4"}
         and {l["paper"] for l in lines} == {"fame"}
     )
 
 
 def test_judging_leaves_out_what_has_no_number():
+    "Each seed with the videos that have both numbers there; a seed without any is left out."
     plan = type("Plan", (), dict(profile="demo"))
-    a, b = np.array([[0.5, 0.6, np.nan, 0.7, 0.55]]), np.array([[0.3, 0.41, 0.2, np.nan, 0.36]])
-    kept = [0, 1, 4]
-    got, expected = figures.judge_claim("x", "t", plan, a, b).verdict, claims.judge(a[:, kept], b[:, kept])
-    assert got == expected and got.verdict == "holds"
+    rng = np.random.default_rng(0)
+    a, b = rng.uniform(0.4, 0.6, (5, 6)), rng.uniform(0.2, 0.3, (5, 6))
+    a[0, 2], b[0, 3], b[3, 0] = [np.nan] * 3
+    a[4] = np.nan
+    kept = [[0, 1, 4, 5], [0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5], [1, 2, 3, 4, 5]]
+    ours, theirs = (
+        [100 * np.mean([x[s, v] for v in videos]) for s, videos in enumerate(kept)] for x in (a, b)
+    )
+    got, expected = figures.judge_claim("x", "t", plan, a, b).verdict, claims.judge(ours, theirs)
+    assert dataclasses.astuple(got) == pytest.approx(dataclasses.astuple(expected))
+    assert got.verdict == "holds" and got.n == 4
     assert figures.judge_claim("x", "t", plan, a * np.nan, b).verdict.verdict == "not judged"
+    even = figures.judge_claim("x", "t", plan, a, b[1:2]).verdict  # the same for all seeds
+    assert even == figures.judge_claim("x", "t", plan, a, np.repeat(b[1:2], 5, 0)).verdict
+
+
+def test_where_nothing_is_trained_videos_are_the_draws():
+    plan = type("Plan", (), dict(profile="demo"))
+    rng = np.random.default_rng(0)
+    a, b = rng.uniform(0, 1, 40), rng.uniform(0, 1, 40)
+    a[7] = np.nan
+    kept = np.arange(40) != 7
+    got = figures.judge_claim("x", "t", plan, a[:, None], b[:, None]).verdict
+    assert got.n == 39 and got.p == pytest.approx(ttest_rel(a[kept], b[kept], alternative="greater").pvalue)
 
 
 def test_who_was_right_is_read_from_the_stored_predictions(here):
@@ -421,7 +445,7 @@ def test_who_was_right_is_read_from_the_stored_predictions(here):
 
 def test_published_gaps_and_claims_between_papers_are_shown_and_not_run(here):
     plan = dataclasses.replace(figure("fame", 4).plan("smoke"), profile="demo")
-    a, b = np.array([[0.5, 0.6, 0.7, 0.55]]), np.array([[0.3, 0.41, 0.5, 0.36]])
+    a, b = np.array([[0.5, 0.6], [0.7, 0.7], [0.55, 0.5]]), np.array([[0.3, 0.41], [0.5, 0.5], [0.36, 0.3]])
 
     class Made(figures.Drawing):
         results = {}
@@ -431,13 +455,7 @@ def test_published_gaps_and_claims_between_papers_are_shown_and_not_run(here):
                 for t in ("biased", "unbiased")
             ]
             + [
-                figures.Judged(
-                    "two",
-                    t,
-                    claims.Verdict("not run", np.nan, np.nan),
-                    published_on="UCF101",
-                    published_gap=0.4,
-                )
+                figures.Judged("two", t, claims.Verdict("not run"), published_on="UCF101", published_gap=0.4)
                 for t in ("biased", "unbiased")
             ]
             + [figures.judge_claim("three", "biased", plan, b, a, by="ours")]
@@ -532,7 +550,7 @@ def test_a_video_that_cannot_be_read_has_no_share(real, shared_data, tmp_path, m
     monkeypatch.setenv("MVNB_DATA_UCF101_ANNOTATIONS", str(lists))
     plan = figure("fame", 4).plan("smoke", data="ucf101")
     seen = Looks(plan, random_results(plan, tmp_path / "fake", classes=6), progress=False)
-    for x in (*seen.shares.values(), *seen.areas.values()):
+    for x in (*seen.shares.values(), *(areas[0] for areas in seen.areas.values())):
         assert len(x) == 6 and np.isnan(x[2])
     assert (
         np.isfinite(seen.areas["test", "fame"]).sum() == 5

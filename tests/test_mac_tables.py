@@ -172,7 +172,7 @@ def test_claims_about_other_works_are_borne_out_and_thresholds_owned():
     near = {c.worse: (c.within, "our threshold" in c.text) for c in t.claims if c.within}
     assert near == {
         ("TransRank K400 finetune",): (1.0, True),
-        ("CVRL K400 finetune",): (1.5, False),
+        ("CVRL K400 finetune",): (1.5, False),  # the paper's own
         ("BraVe K400 finetune", "ρBYOL K400 finetune"): (5.0, True),
     }
     for number in NUMBERS:

@@ -189,7 +189,7 @@ def judged(self: Masks) -> list:
     for variant, title in VARIANTS.items():
         if variant != "fame":
             text = f"FAME's mask holds more of the actor than {title}"
-            pair = (mine["fame"][None], mine[variant][None])
+            pair = (mine["fame"][:, None], mine[variant][:, None])
             found.append(judge_claim(text, "unbiased", self.plan, *pair, "ours"))
     return found
 
@@ -229,7 +229,7 @@ class Looks(Maps):
                     text = f"MoCo + FAME's activation lies more on {where} than MoCo's {how}"
                     found.append(judge_claim(text, test, self.plan, ours, theirs))
                     mine = self.of(protocol, "fame", kind, test, self.own)
-                    even = np.broadcast_to(self.areas[test, self.own], mine.shape)
+                    even = self.areas[test, self.own]
                     text = f"MoCo + FAME's activation lies inside FAME's mask more than an even map's {how}"
                     found.append(judge_claim(text, test, self.plan, mine, even))
         return found

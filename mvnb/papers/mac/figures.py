@@ -184,7 +184,7 @@ class Looks(Maps):
                 text = f"MAC-SC-2's activation lies more on {where} than the supervised network's ({name})"
                 found.append(judge_claim(text, test, self.plan, ours, theirs))
                 mine = self.of("finetune", "MAC-SC-2", kind, test, self.own)
-                even = np.broadcast_to(self.areas[test, self.own], mine.shape)
+                even = self.areas[test, self.own]
                 text = f"MAC-SC-2's activation lies inside MAC's mask more than an even map's ({name})"
                 found.append(judge_claim(text, test, self.plan, mine, even, "ours"))
         return found
@@ -203,6 +203,8 @@ FIGURES = (
         family="r2plus1d",
         rows=(SUPERVISED, MOCO, MAC_SC_2),
         protocols={"finetune": recipes.finetuning, "still": still_finetuning},
+        shows="biased",
+        why="a network that goes by the scene recognises little on the unbiased test, so it can lose little",
     ),
     Definition(
         paper="mac",

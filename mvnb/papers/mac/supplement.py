@@ -288,7 +288,7 @@ def _judged_on(self: Curve, test: str) -> list:
         return judge_claim(text, test, self.plan, better, worse, published_gap=gap, **said)
 
     other = early - known["ρBYOL, 50 epochs"]
-    not_run = Verdict("not run", math.nan, math.nan)
+    not_run = Verdict("not run")
     half = f"{first} of {last} epochs bring more than half of the gain"
     return [
         judged(f"{first} epochs beat random weights", short, random, early - none, on),

@@ -17,6 +17,7 @@ from ... import show
 from ...figures import MAPS, Definition, judge_claim
 from . import figures as main
 from .figures import MAC_SC_2, SUPERVISED, Looks
+from ...tables import seed_text
 
 # %% ../../../nbs/papers/mac/6_supplement_figures.ipynb #2d1fa93b
 BOTH = "both right"
@@ -26,12 +27,10 @@ NEITHER = "neither right"
 
 
 def groups_of(
-    mac: np.ndarray,  # bool or float [seeds,videos]: MAC-SC-2 is right
-    supervised: np.ndarray,  # the same of the supervised network
-) -> dict:  # name of a group -> bool [videos]; every video is in exactly one
-    "Who is right about each video, by the majority of the seeds."
-    ours = mac.mean(0) > 0.5
-    theirs = supervised.mean(0) > 0.5
+    ours: np.ndarray,  # bool [seeds,videos]: MAC-SC-2 is right
+    theirs: np.ndarray,  # the same of the supervised network
+) -> dict:  # name of a group -> bool [seeds,videos]; every video is in exactly one
+    "Who is right about each video of each seed."
     return {
         BOTH: ours & theirs,
         MAC_RIGHT: ours & ~theirs,
@@ -46,18 +45,21 @@ class Answers:
     def __init__(self, plan, results: dict):
         self.plan = plan
         self.results = results
-        tests = next(iter(plan.cells.values())).tests
-        self.indexes = {test: data.load() for test, data in tests}
-        self.groups = {}  # test -> {group: bool [videos], in the order of the index}
-        for test in self.indexes:
+        self.indexes = {}  # (test, seed) -> index
+        for (*_, seed), recipe in plan.cells.items():
+            for test, data in recipe.tests:
+                if (test, seed) not in self.indexes:
+                    self.indexes[test, seed] = data.load()
+        self.groups = {}  # test -> {group: bool [seeds,videos], in the order of the indexes}
+        for test, _ in self.indexes:
             pair = (self.right(row.key, test) for row in (MAC_SC_2, SUPERVISED))
             self.groups[test] = groups_of(*pair)
 
     def stored(self, row: str, seed: int, test: str) -> pd.DataFrame:
-        "Stored predictions of a test set, one line per video in the order of its index."
+        "Stored predictions of a seed's test set, one line per video in the order of its index."
         path = self.results["finetune", row, seed].folder / "predictions" / f"{test}.csv"
         lines = pd.read_csv(path, dtype={"path": str}, keep_default_na=False).set_index("path")
-        return lines.loc[list(self.indexes[test].paths)]
+        return lines.loc[list(self.indexes[test, seed].paths)]
 
     def right(self, row: str, test: str) -> np.ndarray:  # bool [seeds,videos]
         "Which videos a network recognises, in the order of the index. An unreadable video counts as wrong."
@@ -71,14 +73,12 @@ def first(
     test: str,  # name of a test set
     most: int,  # videos
 ) -> list:  # positions in the index
-    "A group's first video of each class in the order of paths, where the first seed agrees."
-    index = self.indexes[test]
+    "A group's first readable video of each class in the order of paths, of the first seed."
     seed = self.plan.seeds[0]
-    mac, supervised = (
-        self.stored(row.key, seed, test)["rank"].to_numpy()[None] for row in (MAC_SC_2, SUPERVISED)
-    )
-    here = self.groups[test][group] & groups_of(mac == 0, supervised == 0)[group]
-    here &= np.minimum(mac, supervised)[0] >= 0  # readable
+    index = self.indexes[test, seed]
+    here = self.groups[test][group][0].copy()
+    for row in (MAC_SC_2, SUPERVISED):
+        here &= self.stored(row.key, seed, test)["rank"].to_numpy() >= 0
     found = {}
     for i in sorted(np.flatnonzero(here), key=lambda i: index.paths[i]):
         found.setdefault(int(index.labels[i]), int(i))
@@ -87,10 +87,10 @@ def first(
 # %% ../../../nbs/papers/mac/6_supplement_figures.ipynb #8522677f
 @patch(as_prop=True)
 def counts(self: Answers) -> pd.DataFrame:
-    "How many videos of each test set fall into each group."
+    "How many videos of each test set fall into each group, over all seeds."
     lines = []
     for test, groups in self.groups.items():
-        line = {"test": test, "videos": len(self.indexes[test])}
+        line = {"test": test, "videos": groups[BOTH].size}
         for name, members in groups.items():
             line[name] = f"{members.sum()} ({100 * members.mean():.0f} %)"
         lines.append(line)
@@ -111,13 +111,13 @@ class Group(Looks):
         "The group's first video of each class."
         return self.answers.first(self.group, test, count)
 
-    def members(self, test: str) -> np.ndarray:  # bool [videos]
+    def members(self, test: str) -> np.ndarray:  # bool [seeds,videos]
         "Which videos of a test set are in the group."
         return self.answers.groups[test][self.group]
 
     @property
     def counts(self) -> pd.DataFrame:
-        "How many videos of each test set fall into each group."
+        "How many videos of each test set fall into each group, over all seeds."
         return self.answers.counts
 
     @property
@@ -130,7 +130,7 @@ class Group(Looks):
 def examples(self: Group) -> pd.DataFrame:
     "The videos that are drawn, from the last test set: what the networks of the first seed say about each."
     test = self.tests[-1]
-    index = self.answers.indexes[test]
+    index = self.answers.indexes[test, self.plan.seeds[0]]
     lines = []
     for i in self.chosen(test, index, self.most):
         line = {"video": index.paths[i], "class": index.classes[index.labels[i]]}
@@ -142,7 +142,7 @@ def examples(self: Group) -> pd.DataFrame:
 
 # %% ../../../nbs/papers/mac/6_supplement_figures.ipynb #2ff6e7af
 EVEN = "even map"
-FEWEST = 10  # videos of a group that is judged
+FEWEST = 10  # videos that a group needs in a seed, for that seed to count in a claim
 
 
 @patch
@@ -151,13 +151,15 @@ def within(
     row: str,  # key, or EVEN
     kind: str,  # of map, a key of MAPS
     test: str,  # name of a test set
-    members: np.ndarray | None = None,  # bool [videos]; None for this figure's group
-) -> np.ndarray:  # float64 [seeds,members] in [0,1]; [1,members] for an even map
+    members: np.ndarray | None = None,  # bool [seeds,videos]; None for this figure's group
+) -> np.ndarray:  # float64 [seeds,videos] in [0,1]; NaN for the other videos
     "Share of the activation on the actor (real clips: inside MAC's mask), for some videos."
     members = self.members(test) if members is None else members
     if row == EVEN:
-        return self.areas[test, self.insides[0]][None, members]
-    return self.of("finetune", row, kind, test, self.insides[0])[:, members]
+        values = self.areas[test, self.insides[0]]
+    else:
+        values = self.of("finetune", row, kind, test, self.insides[0])
+    return np.where(members, values, np.nan)
 
 
 def _mean(values: np.ndarray) -> str:  # of shares, or of true and false
@@ -172,8 +174,8 @@ def _shares(self: Group, test: str, kind: str, members: np.ndarray) -> dict:  # 
     even = self.within(EVEN, kind, test, members)
     shares = {row.label: self.within(row.key, kind, test, members) for row in self.plan.definition.rows}
     line = {label: _mean(values) for label, values in shares.items()} | {EVEN: _mean(even)}
-    verdict = judge_claim("", test, self.plan, shares[MAC_SC_2.label], shares[SUPERVISED.label]).verdict
-    line["gap"] = f"{verdict.gap:+.1f} ± {verdict.margin:.1f}" if np.isfinite(verdict.margin) else "—"
+    pair = (shares[row.label] for row in (MAC_SC_2, SUPERVISED))
+    line["gap"] = judge_claim("", test, self.plan, *pair).verdict.size
     for label, values in shares.items():
         known = np.isfinite(values)
         above = np.where(known, values > even, np.nan)
@@ -198,18 +200,19 @@ def frame(self: Group) -> pd.DataFrame:
 def provenance(self: Group) -> list:  # of sentences
     "Where the numbers come from, how videos are sorted, and which groups are too small."
     inside = "the actor" if self.insides[0] == "actor" else self.own_words
-    several = len(self.plan.seeds) > 1
-    rule = "by more than half of the seeds" if several else f"by the networks of seed {self.plan.seeds[0]}"
+    rule = "Each seed's videos are sorted by its own networks; an unreadable video counts as wrong."
     lines = [
-        f"Shares are taken inside {inside}. Videos are sorted {rule}; an unreadable video counts as wrong.",
+        f"Shares are taken inside {inside}. {rule}",
         "Above even: videos whose map has more of its activation there than an even map, %.",
     ]
     for test in self.tests:
-        count = self.members(test).sum()
-        if count == 0:
+        counts = self.members(test).sum(1)
+        few = [seed for seed, count in zip(self.plan.seeds, counts) if count < FEWEST]
+        if not counts.any():
             lines.append(f"No video of the {test} test falls into this group ({self.group}).")
-        elif count < FEWEST:
-            lines.append(f"The {test} test has fewer than {FEWEST} videos of this group: not judged.")
+        elif few:
+            which = seed_text(few)
+            lines.append(f"Left out of the {test} test's claims, fewer than {FEWEST} such videos: {which}.")
     return super(Group, self).provenance + lines
 
 # %% ../../../nbs/papers/mac/6_supplement_figures.ipynb #13638b06
@@ -238,11 +241,10 @@ def compared(
     found = []
     for kind, name in MAPS.items():
         for test in self.tests:
-            pair = (self.within(row, kind, test) for row in (better, worse))
-            judged = judge_claim(f"{text} ({name})", test, self.plan, *pair, by)
-            if self.members(test).sum() < FEWEST:
-                judged.verdict = replace(judged.verdict, verdict="not judged")
-            found.append(judged)
+            members = self.members(test)
+            members = members & (members.sum(1, keepdims=True) >= FEWEST)
+            pair = (self.within(row, kind, test, members) for row in (better, worse))
+            found.append(judge_claim(f"{text} ({name})", test, self.plan, *pair, by))
     return found
 
 # %% ../../../nbs/papers/mac/6_supplement_figures.ipynb #d6eae1ad
@@ -291,9 +293,9 @@ class BothWrong(Group):
 _GRAD_CAM = next(d for d in main.FIGURES if d.number == "4")
 
 
-def _sorted(number: str, title: str, notebook: str, drawing: type) -> Definition:
+def _sorted(number: str, title: str, notebook: str, drawing: type, **more) -> Definition:
     "A figure of the supplement, of the networks of the main paper's Figure 4."
-    return replace(_GRAD_CAM, number=number, title=title, notebook=notebook, drawing=drawing)
+    return replace(_GRAD_CAM, number=number, title=title, notebook=notebook, drawing=drawing, **more)
 
 
 FIGURES = (
@@ -303,6 +305,8 @@ FIGURES = (
         "Grad-CAM where only the supervised network is right",
         "mac_s_figure3_supervised_right",
         SupervisedRight,
+        shows="biased",
+        why="the background gives the supervised network useful cues there, as the supplement has it",
     ),
     _sorted("s4", "Grad-CAM where neither network is right", "mac_s_figure4_both_wrong", BothWrong),
 )
