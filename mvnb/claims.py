@@ -219,14 +219,14 @@ def verdicts(outcome: Outcome) -> Verdicts:
     if any(row.key in involved and not row.method for row in d.rows):
         notes.append(OTHERS)
     before = dict(claim="claim", published_on="published on", published_gap="published gap")
-    path = settings.outputs() / plan.profile / f"{plan.stem}.claims.csv"
+    path = settings.pages() / plan.profile / f"{plan.stem}.claims.csv"
     return Verdicts(wide(lines, before), notes, lines, path)
 
 # %% ../nbs/results/34_claims.ipynb #b53a1743
-def _from_pages(d: Definition, profile: str, seeds) -> list:  # of frames like Outcome.claim_lines
+def _from_pages(d: Definition, folder: Path, seeds) -> list:  # of frames like Outcome.claim_lines
     "The verdicts beside the executed pages of a table. Raises ValueError for a file that lacks a column."
     found = []
-    for path in sorted((settings.outputs() / profile).glob(f"{d.notebook}*.claims.csv")):
+    for path in sorted(folder.glob(f"{d.notebook}*.claims.csv")):
         lines = pd.read_csv(path, dtype=str, keep_default_na=False)
         if missing := set(claim_line(d, d.claims[0])) - set(lines):
             raise ValueError(f"{path} lacks {', '.join(sorted(missing))}: run the table's page again")
@@ -256,17 +256,18 @@ def _lines_about(claim: Claim, line: dict, frames: list) -> list:  # of dict
 def scoreboard(
     profile: str = "demo",  # smoke, demo or paper
     seeds: int | str | list | None = None,  # only these; None: those of the pages, from the store seed 0
-    source: str = "pages",  # "pages": files beside the executed notebooks; "store": the run store
+    source: str = "pages",  # "pages": the committed ones; "mine": those executed here; "store": the run store
 ) -> pd.DataFrame:  # one line per claim and data set: published gap, verdict per test, seeds, device, commit
     "Every claim of every table, with its verdicts; `not run` where there are none. Raises ValueError."
     if profile not in recipes.PROFILES:
         hint = nearest(profile, recipes.PROFILES)
         raise ValueError(f"profile is {profile!r}{hint}: use one of {', '.join(recipes.PROFILES)}")
-    if source not in ("pages", "store"):
-        raise ValueError(f"source is {source!r}: use 'pages' or 'store'")
+    if source not in ("pages", "mine", "store"):
+        raise ValueError(f"source is {source!r}: use 'pages', 'mine' or 'store'")
+    folder = settings.outputs() / ("mine" if source == "mine" else "") / profile
     lines = []
     for d in sorted(definitions(), key=lambda d: (d.paper, d.number)):
-        found = (_from_pages if source == "pages" else _from_store)(d, profile, seeds)
+        found = _from_store(d, profile, seeds) if source == "store" else _from_pages(d, folder, seeds)
         for claim in d.claims:
             line = claim_line(d, claim) | dict(profile=profile)
             lines += _lines_about(claim, line, found)
