@@ -1532,6 +1532,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'mvnb.tables.Plan.__str__': ('results/tables.html#plan.__str__', 'mvnb/tables.py'),
                              'mvnb.tables.Plan._repr_html_': ('results/tables.html#plan._repr_html_', 'mvnb/tables.py'),
                              'mvnb.tables.Plan.frame': ('results/tables.html#plan.frame', 'mvnb/tables.py'),
+                             'mvnb.tables.Plan.jobs': ('results/tables.html#plan.jobs', 'mvnb/tables.py'),
                              'mvnb.tables.Plan.lines': ('results/tables.html#plan.lines', 'mvnb/tables.py'),
                              'mvnb.tables.Plan.pace': ('results/tables.html#plan.pace', 'mvnb/tables.py'),
                              'mvnb.tables.Plan.refresh': ('results/tables.html#plan.refresh', 'mvnb/tables.py'),

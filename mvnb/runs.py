@@ -813,8 +813,10 @@ def together(
                 else:
                     undone.remove(recipe.hash)
                 yield recipe, why
-    finally:
+    except BaseException:  # Ctrl-C too
         pool.shutdown(kill_workers=True)
+        raise
+    pool.shutdown()
 
 # %% ../nbs/results/31_runs.ipynb #52e42723
 GUESSED_RATE = {"cpu": 30.0, "cuda": 1500.0}  # GMAC per second: per core, per GPU

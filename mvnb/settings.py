@@ -145,6 +145,7 @@ def threads() -> int:
 def jobs(
     on: str | None = None,  # the runs' device, as `device` takes it
     override: int | None = None,  # 1: one run after another
+    auto: int | None = None,  # what `auto` stands for, instead of as many as the cores allow
 ) -> int:
     "Runs that are computed at once; `auto`: as many as the cores allow, 1 on a GPU. Raises ValueError."
     value = get("run", "jobs", "auto", override)
@@ -154,6 +155,8 @@ def jobs(
         return 1
     if value != "auto":
         return int(value)
+    if auto:
+        return auto
     return max(1, cores() // threads()) if device(on) == "cpu" else 1
 
 # %% ../nbs/clips/00_settings.ipynb #10c664be

@@ -451,13 +451,24 @@ class Plan:
     @property
     def seconds(self) -> float | None:
         "The time for what is not stored, as many runs at once as usual; None when it is not known."
-        return runs.span(self.todo, self.costs, settings.jobs(self.device))
+        return runs.span(self.todo, self.costs, self.jobs())
 
-    @property
-    def pace(self) -> str:
-        "Where the runs that are not stored are computed, in words."
-        jobs = min(settings.jobs(self.device), len(self.todo))
-        return runs.describe_device(self.device) + (f", {jobs} runs at once" if jobs > 1 else "")
+# %% ../nbs/results/32_tables.ipynb #edb4a0eb
+@patch
+def jobs(
+    self: Plan,
+    device: str | None = None,  # None: the plan's
+    override: int | None = None,  # None: the repository's setting
+) -> int:
+    "Runs at once, see `settings.jobs`. Smoke runs end before another process has started."
+    return settings.jobs(device or self.device, override, 1 if self.profile == "smoke" else None)
+
+
+@patch(as_prop=True)
+def pace(self: Plan) -> str:  # such as "cpu (2 cores), 2 runs at once"
+    "Where the runs that are not stored are computed."
+    jobs = min(self.jobs(), len(self.todo))
+    return runs.describe_device(self.device) + (f", {jobs} runs at once" if jobs > 1 else "")
 
 # %% ../nbs/results/32_tables.ipynb #6a7d4e84
 @patch(as_prop=True)
@@ -828,7 +839,7 @@ def compute(
     if plan.videos.blocked:
         raise ValueError(plan.videos.blocked)
     known = {}
-    jobs = settings.jobs(device, jobs)
+    jobs = plan.jobs(device, jobs)
     if jobs > 1 and len(plan.todo) > 1:
         _compute_together(plan, jobs, device, workers, progress, known)
     done = {}
