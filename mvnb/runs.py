@@ -784,7 +784,7 @@ def _end_of(future) -> str:  # why a run failed, or ""
     except BrokenProcessPool:
         return "its process was ended from outside, by a kill or for lack of memory"
 
-
+# %% ../nbs/results/31_runs.ipynb #0e39a0d3
 def together(
     todo: list,  # recipes, parents first
     jobs: int,  # processes
