@@ -573,6 +573,9 @@ def _batch(args) -> int:
     return subprocess.run(words, cwd=settings.root()).returncode
 
 # %% ../nbs/use/43_cli.ipynb #c1a80256
+_ALONE = dict(MVNB_RUN_JOBS="1")  # the batch decides how many runs go at once
+
+
 def _batch_job(args) -> int:
     "One job of a batch: a run, or a page."
     from mvnb import batch
@@ -594,9 +597,6 @@ def _batch_job(args) -> int:
             _page(graph, graph.pages[name])
         batch.finish(graph, name, Path(args.marker), devices=mine, began=began, ended=time.time())
     return 0
-
-
-_ALONE = dict(MVNB_RUN_JOBS="1")  # the batch decides how many runs go at once
 
 
 def _page(graph, page):

@@ -96,7 +96,7 @@ def test_papermill_from_any_folder_leaves_every_result(executed, place):
     for (row, column, seed), recipe in plan.cells.items():  # the page shows the stored numbers
         for m in runs.load(recipe.hash).metrics.values():
             assert f"{m['top1']:.1f}" in text
-    assert (place / "outputs" / "smoke" / "fame_table3_foreground_ratio.png").is_file()
+    assert (place / "outputs" / "mine" / "smoke" / "fame_table3_foreground_ratio.png").is_file()
 
 
 def test_the_executed_page_is_small_and_clean(executed):
@@ -161,7 +161,7 @@ def test_papermill_without_the_tag_fails(place, tmp_path):
 def test_the_command_finds_everything_in_the_store_and_shows_the_table(executed, place, capsys):
     times = {p: p.stat().st_mtime_ns for p in (place / "runs").glob("*/result.json")}
     assert cli.main(["table", "fame", "3", "--profile", "smoke"]) == 0
-    said, page = capsys.readouterr(), place / "outputs" / "smoke" / NOTEBOOK.name
+    said, page = capsys.readouterr(), place / "outputs" / "mine" / "smoke" / NOTEBOOK.name
     assert (
         "75.8" in said.out
         and "ours, smoke profile" in said.out
@@ -184,6 +184,7 @@ def test_the_command_finds_everything_in_the_store_and_shows_the_table(executed,
         page.name,
         page.with_suffix(".png").name,
         page.with_suffix(".claims.csv").name,
+        page.with_suffix(".numbers.csv").name,
     }  # nothing half-written
 
 

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings as hyp, strategies as st
 
@@ -396,10 +397,13 @@ def test_the_figure_keeps_published_and_ours_apart(here):
     assert len(drawn) == 4 and all(np.allclose(y, [100 * r + 1 for r in RATES.values()]) for y in drawn)
     path = out.save_figure()
     assert (
-        path == here / "outputs" / "demo" / "fame_table3_foreground_ratio.png"
+        path == here / "outputs" / "mine" / "demo" / "fame_table3_foreground_ratio.png"
         and path.read_bytes()[:4] == b"\x89PNG"
-        and len(list(path.parent.iterdir())) == 1
+        and {p.name for p in path.parent.iterdir()} == {path.name, path.with_suffix(".numbers.csv").name}
     )
+    kept = pd.read_csv(path.with_suffix(".numbers.csv"), dtype={"row": str})
+    assert len(kept) == len(out.frame) and list(kept) == list(out.frame)
+    assert np.allclose(kept["value"], out.frame["value"], atol=1e-4)
 
 
 def test_markdown_is_aligned_and_complete():

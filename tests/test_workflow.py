@@ -276,7 +276,7 @@ def test_a_page_holds_as_long_as_everything_it_shows(place, instant, monkeypatch
     for r in graph.runs.values():
         runs.ensure(r, "cpu", 0)
     assert batch.settle(graph) == [stem]
-    shown = place / "outputs" / "smoke" / f"{stem}.ipynb"
+    shown = place / "outputs" / "mine" / "smoke" / f"{stem}.ipynb"
 
     def done():
         shown.parent.mkdir(parents=True, exist_ok=True)
@@ -569,7 +569,7 @@ def test_a_page_is_executed_when_its_runs_are_stored(place, instant, capfd):
     )
     said = capfd.readouterr().out
     assert "[13/13] page fame_table3_foreground_ratio" in said and "13 done of 13 jobs" in said
-    assert (place / "outputs" / "smoke" / "fame_table3_foreground_ratio.ipynb").is_file()
+    assert (place / "outputs" / "mine" / "smoke" / "fame_table3_foreground_ratio.ipynb").is_file()
     assert (
         cli.main(["batch", "--profile", "smoke", "--only", "fame_table3*", "--cores", "1", "--device", "cpu"])
         == 0
