@@ -844,11 +844,14 @@ def test_stopped_they_leave_no_process_and_no_lock(store, sent):
     recipes.Data("puppets-u", scale=SMOKE.scale).load()
     code = "import dataclasses\n" + textwrap.dedent(TOGETHER)
     parent = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
-    wait_for(lambda: len(list(store.glob(".work-*/losses.csv"))) == 2 or parent.poll() is not None)
-    children = children_of(parent.pid)
-    assert parent.poll() is None and len(children) >= 2
-    parent.send_signal(sent)
-    parent.communicate(timeout=60)
+    try:
+        wait_for(lambda: len(list(store.glob(".work-*/started.json"))) == 2 or parent.poll() is not None)
+        children = children_of(parent.pid)
+        assert parent.poll() is None and len(children) >= 2
+        parent.send_signal(sent)
+        parent.communicate(timeout=60)
+    finally:
+        parent.kill()
     wait_for(lambda: not any("State:" in status_of(child) for child in children), 20)
     locks = list((store / ".locks").glob("*.lock"))
     assert len(locks) == 2
