@@ -808,8 +808,9 @@ def test_an_error_lets_the_others_finish_and_is_named(store):
 
 
 TOGETHER = """
-import sys, time
+import dataclasses, signal
 from mvnb import recipes, runs
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 def pre(seed):
     long = dataclasses.replace(recipes.SMOKE.pretrain, max_steps=100_000, epochs=100_000)
     p = dataclasses.replace(recipes.SMOKE, pretrain=long)
@@ -842,8 +843,7 @@ def wait_for(condition, seconds=120):
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
 def test_stopped_they_leave_no_process_and_no_lock(store, sent):
     recipes.Data("puppets-u", scale=SMOKE.scale).load()
-    code = "import dataclasses\n" + textwrap.dedent(TOGETHER)
-    parent = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    parent = subprocess.Popen([sys.executable, "-c", TOGETHER], stderr=subprocess.PIPE, text=True)
     try:
         wait_for(lambda: len(list(store.glob(".work-*/started.json"))) == 2 or parent.poll() is not None)
         children = children_of(parent.pid)
