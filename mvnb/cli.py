@@ -9,6 +9,7 @@ __all__ = ['GROUPS', 'COMMANDS', 'Refused', 'arg', 'Command', 'parser', 'main']
 import argparse
 import contextlib
 import json
+import logging
 import os
 import re
 import shlex
@@ -893,5 +894,6 @@ def main(
         print(f"mvnb: {e}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        logging.getLogger("asyncio").disabled = True  # it would tell of the notebook's cell
         print("\nmvnb: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
