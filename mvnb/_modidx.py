@@ -194,6 +194,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                           'mvnb.cli._given': ('use/cli.html#_given', 'mvnb/cli.py'),
                           'mvnb.cli._joined': ('use/cli.html#_joined', 'mvnb/cli.py'),
                           'mvnb.cli._numbers_beside': ('use/cli.html#_numbers_beside', 'mvnb/cli.py'),
+                          'mvnb.cli._numbers_of': ('use/cli.html#_numbers_of', 'mvnb/cli.py'),
                           'mvnb.cli._page': ('use/cli.html#_page', 'mvnb/cli.py'),
                           'mvnb.cli._papermill': ('use/cli.html#_papermill', 'mvnb/cli.py'),
                           'mvnb.cli._parameters': ('use/cli.html#_parameters', 'mvnb/cli.py'),

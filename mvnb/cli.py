@@ -375,30 +375,36 @@ def _table(args) -> int:
     return 0
 
 # %% ../nbs/use/43_cli.ipynb #610ec1bd
-def _spread(path: Path) -> dict:  # (row, column, test) -> such as "75.8 ± 1.2"
-    "The numbers of a page, over its seeds."
+def _numbers_of(path: Path):  # a frame, as `Outcome.frame`
     import pandas as pd
 
+    return pd.read_csv(path, dtype=dict(row=str, column=str, test=str), keep_default_na=False)
+
+
+def _spread(lines) -> dict:  # (row, column, test) -> such as "75.8 ± 1.2"
+    "The numbers of a page, over its seeds."
     from mvnb.outcomes import shown
 
-    lines = pd.read_csv(path, dtype=dict(row=str, column=str, test=str), keep_default_na=False)
     cells = lines.groupby(["row", "column", "test"], sort=False)["value"]
     return {cell: shown(values.to_numpy()) for cell, values in cells}
 
 
-def _numbers_beside(mine: Path, committed: Path) -> str:  # a Markdown table
+def _numbers_beside(mine: Path, committed: Path) -> str:  # a Markdown table, and what is committed
     "The numbers of two pages of one table."
     import pandas as pd
 
-    from mvnb import tables
+    from mvnb import outcomes, tables
 
-    theirs = _spread(committed)
+    there = _numbers_of(committed)
+    theirs = _spread(there)
     lines = []
-    for cell, value in _spread(mine).items():
+    for cell, value in _spread(_numbers_of(mine)).items():
         row, column, test = cell
         line = dict(row=row, column=column, test=test, mine=value)
         lines.append(line | dict(committed=theirs.get(cell, "—")))
-    return tables.markdown(pd.DataFrame(lines))
+    about = f"Committed: {tables.seed_text(tuple(there['seed'].unique()))}, "
+    about += f"{outcomes.distinct(there['device'])}, commit {outcomes.distinct(there['commit'])}."
+    return f"{tables.markdown(pd.DataFrame(lines))}\n\n{about}"
 
 # %% ../nbs/use/43_cli.ipynb #e9d3c339
 _CLAIM = ["claim", "published_on", "measured_on", "test"]  # columns that name a verdict
