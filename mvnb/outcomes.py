@@ -136,10 +136,10 @@ def provenance_of(results: list) -> str:  # runs.Result
     return f"commit {commits}; device {devices}"
 
 
-def _computed_on(result) -> str:  # such as "cpu (2 cores), 1 thread"
+def _computed_on(result) -> str:  # such as "cpu (2 cores) with 1 thread"
     "The device of a result; on a CPU with its threads, which runs of earlier versions did not record."
     threads = result.meta.get("threads")
-    said = f", {threads} thread{'s' if threads > 1 else ''}" if threads else ""
+    said = f" with {threads} thread{'s' if threads > 1 else ''}" if threads else ""
     return result.meta["device"] + said
 
 

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from hypothesis import given, settings as hyp, strategies as st
 
 from mvnb import figures, pages, recipes, runs, tables
 from mvnb.claims import judge
-from mvnb.outcomes import Outcome
+from mvnb.outcomes import Outcome, provenance_of
 from mvnb.tables import Claim, seeds_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -376,6 +377,16 @@ def test_unreadable_test_videos_are_told(here):
     out = made_up(tables.table("fame", 3).plan("demo"), here / "fake", lambda row, *_: RATES[row])
     out.results["0.3", "UCF101", 0].metrics["biased"]["failed"] = ["a.mp4", "b.mp4"]
     assert "2 test videos could not be read" in str(out)
+
+
+def test_the_threads_of_a_run_stand_beside_its_device():
+    of = lambda device, **more: SimpleNamespace(meta=dict(commit="abc", device=device) | more)
+    cpu = [of("cpu (2 cores)", threads=1), of("cpu (2 cores)", threads=1), of("cpu (2 cores)", threads=2)]
+    others = [of("a GPU", threads=None), of("an old cpu")]
+    said = provenance_of(cpu + others)
+    assert said == (
+        "commit abc; device cpu (2 cores) with 1 thread, cpu (2 cores) with 2 threads, a GPU, an old cpu"
+    )
 
 
 def test_the_figure_keeps_published_and_ours_apart(here):
