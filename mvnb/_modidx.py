@@ -1462,6 +1462,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                            'mvnb.runs._schedule': ('results/runs.html#_schedule', 'mvnb/runs.py'),
                            'mvnb.runs._sha256': ('results/runs.html#_sha256', 'mvnb/runs.py'),
                            'mvnb.runs._spoken': ('results/runs.html#_spoken', 'mvnb/runs.py'),
+                           'mvnb.runs._startable': ('results/runs.html#_startable', 'mvnb/runs.py'),
                            'mvnb.runs._story': ('results/runs.html#_story', 'mvnb/runs.py'),
                            'mvnb.runs._summary': ('results/runs.html#_summary', 'mvnb/runs.py'),
                            'mvnb.runs._told': ('results/runs.html#_told', 'mvnb/runs.py'),

@@ -778,11 +778,19 @@ def _is_ready(recipe: Recipe, undone: set) -> bool:
     return not (recipe.parent and recipe.parent.hash in undone)
 
 
+_KILLED = "its process, or another's beside it, was ended from outside: by a kill or for lack of memory"
+
+
 def _end_of(future) -> str:  # why a run failed, or ""
     try:
         return future.result()
     except BrokenProcessPool:
-        return "its process was ended from outside, by a kill or for lack of memory"
+        return _KILLED
+
+
+def _startable(waiting: list, failed: Recipe, why: str) -> list:
+    "The runs that can still be started; without processes none."
+    return [later for later in waiting if failed not in chain(later) and why != _KILLED]
 
 # %% ../nbs/results/31_runs.ipynb #0e39a0d3
 def together(
@@ -793,6 +801,7 @@ def together(
     known: dict | None = None,  # see `manifests`
 ) -> Iterator[tuple]:  # (recipe, "") when a run is stored, (recipe, why) when it failed
     "Computes runs at once, as they become ready. Runs whose parent failed are left out."
+    jobs = min(jobs, len(todo))
     spare = settings.cores() // jobs - settings.threads()
     about = (device, max(0, min(settings.workers(workers), spare)), known or {})
     waiting = list(todo)
@@ -809,7 +818,7 @@ def together(
                 recipe = flying.pop(future)
                 why = _end_of(future)
                 if why:
-                    waiting = [later for later in waiting if recipe not in chain(later)]
+                    waiting = _startable(waiting, recipe, why)
                 else:
                     undone.remove(recipe.hash)
                 yield recipe, why
@@ -819,7 +828,7 @@ def together(
     pool.shutdown()
 
 # %% ../nbs/results/31_runs.ipynb #52e42723
-GUESSED_RATE = {"cpu": 30.0, "cuda": 1500.0}  # GMAC per second: per core, per GPU
+GUESSED_RATE = {"cpu": 30.0, "cuda": 1500.0}  # GMAC per second: per thread, per GPU
 
 
 class Estimate(float):

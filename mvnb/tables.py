@@ -10,6 +10,7 @@ __all__ = ['DATA', 'SAID_BY', 'PROTOCOLS', 'PUPPETS_ARE_NOT_PUBLISHED', 'Column'
            'Encoder', 'encoder_of', 'beside', 'table', 'demo', 'compute']
 
 # %% ../nbs/results/32_tables.ipynb #5ceeae24
+import contextlib
 import csv
 import functools
 import html
@@ -893,12 +894,13 @@ def _compute_together(plan: Plan, jobs: int, device, workers, progress: bool, kn
     pace = _Pace(plan, todo, jobs)
     if progress:
         runs.say(f"{len(todo)} runs, up to {min(jobs, len(todo))} at once")
-    for k, (recipe, why) in enumerate(runs.together(todo, jobs, device, workers, known), 1):
-        pace.done(recipe, bool(why))
-        if why:
-            failed[recipe] = why
-        if progress:
-            runs.say(f"{k}/{len(todo)}  {recipe}{f': failed, {why}' if why else pace}")
+    with contextlib.closing(runs.together(todo, jobs, device, workers, known)) as ends:
+        for k, (recipe, why) in enumerate(ends, 1):
+            pace.done(recipe, bool(why))
+            if why:
+                failed[recipe] = why
+            if progress:
+                runs.say(f"{k}/{len(todo)}  {recipe}{f': failed, {why}' if why else pace}")
     if failed:
         said = "; ".join(f"{recipe}: {why}" for recipe, why in failed.items())
         raise runs.Failed(f"{said} (with jobs=1 the error shows where)")
