@@ -20,15 +20,15 @@ $(MORE): $(READY)
 	@$(BIN)/python -m pip install --disable-pip-version-check --no-input --progress-bar on -c constraints.txt -e '.[dev,batch,docs,browser]' > .venv/install-more.log 2>&1 || { tail -n 20 .venv/install-more.log; echo "The installation failed; the whole log is .venv/install-more.log"; exit 1; }
 	@touch $@
 
-demo: $(READY)  ## a paper's table on the puppets, start to finish
+demo: $(READY)  ## a paper's table on the puppets, three seeds, beside the committed numbers
 	@$(BIN)/mvnb demo
 
 test: $(MORE)  ## the notebooks' lessons, then pytest (which also checks that notebooks and library agree)
 	@$(BIN)/nbdev-test --n-workers 2 --do-print --skip-folder-re '^(tables|figures|explore|[_.].*)$$'
 	@$(BIN)/python -m pytest
 
-tables: $(MORE)  ## all tables: their runs, then their notebooks; PROFILE=smoke|demo|paper ONLY='fame*' CORES=n SEEDS=n DATA=name ON=slurm|kubernetes
-	@$(BIN)/mvnb batch --profile '$(or $(PROFILE),demo)' $(if $(ONLY),--only '$(ONLY)') $(if $(CORES),--cores '$(CORES)') $(if $(SEEDS),--seeds '$(SEEDS)') $(if $(DATA),--data '$(DATA)') $(if $(ON),--on '$(ON)')
+tables: $(MORE)  ## all tables: their runs, then their notebooks; PROFILE=smoke|demo|paper ONLY='fame*' CORES=n SEEDS=n DATA=name ON=slurm|kubernetes PUBLISH=1
+	@$(BIN)/mvnb batch --profile '$(or $(PROFILE),demo)' $(if $(ONLY),--only '$(ONLY)') $(if $(CORES),--cores '$(CORES)') $(if $(SEEDS),--seeds '$(SEEDS)') $(if $(DATA),--data '$(DATA)') $(if $(ON),--on '$(ON)') $(if $(PUBLISH),--publish)
 
 lab: $(READY)  ## JupyterLab on the notebooks
 	@$(BIN)/jupyter lab --notebook-dir=nbs --ServerApp.tornado_settings='{"websocket_max_message_size": 1073741824}'  # uploads in the explorer

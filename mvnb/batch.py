@@ -178,6 +178,12 @@ def longest(
     return max(path.values(), default=0.0)
 
 # %% ../nbs/use/42_batch.ipynb #98f7edbd
+def _at_once(todo: list, each: dict) -> str:  # such as "6.5 min (2 at once)"
+    "How long runs take on this machine's cores."
+    jobs = settings.jobs("cpu")
+    return f"{tables.duration(runs.span(todo, each, jobs))} ({jobs} at once)"
+
+
 def costs(
     graph: Graph,  # a batch
     past: list | None = None,  # what `runs.stored` returned
@@ -194,6 +200,7 @@ def costs(
             {
                 "device": kind,
                 "one after another": tables.duration(total),
+                "several at once": _at_once(graph.todo, each) if kind.startswith("cpu (") else "—",
                 "longest path": tables.duration(total and longest(graph, known)),
                 "from": runs.basis_of(list(known.values())),
             }
@@ -365,7 +372,7 @@ def proof(
     if name in graph.runs:
         return {"run": name, "checksum": _checksum(name)}
     page = graph.pages[name]
-    shown = settings.outputs() / graph.profile / f"{name}.ipynb"
+    shown = settings.pages() / graph.profile / f"{name}.ipynb"
     if not shown.is_file():
         raise FileNotFoundError(f"{shown} is not there")
     return {
@@ -595,14 +602,9 @@ def _limits(graph: Graph, on: str, cores: int | None) -> list:  # of words
         return ["--jobs", str(cores)] if cores else []
     gpus = graph.options.get("devices")
     shared = ["--resources", f"gpu={len(gpus)}"] if gpus else []
-    return ["--cores", str(cores or _cores()), *shared]
+    return ["--cores", str(cores or settings.cores()), *shared]
 
 # %% ../nbs/use/42_batch.ipynb #ca407ef9
-def _cores() -> int:
-    "Processor cores that this process may use."
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def command(
     graph: Graph,  # saved
     on: str = "local",  # local, slurm, kubernetes, or a profile folder
@@ -643,7 +645,7 @@ def resources(
     cores: int | None = None,  # of this machine; None: all
     gpus: int | None = None,  # of this machine; None: all
     nproc: int = 1,  # processes per run
-    threads: int | None = None,  # per run; None: with GPUs the cores shared out among them, otherwise nproc
+    threads: int | None = None,  # cores per run; None: with GPUs all, shared out; else what its threads need
 ) -> dict:  # device, devices, gpus, nproc, threads: the options of a graph
     "What each job asks for. Raises ValueError if this machine does not have it."
     cpu = settings.get("run", "device", "auto", device) == "cpu"
@@ -653,9 +655,9 @@ def resources(
     there = _indices(cpu, gpus)
     if there and nproc > len(there):
         raise ValueError(f"{nproc} processes per run need as many GPUs, and there are {len(there)} here")
-    share = nproc
+    share = nproc * settings.threads()
     if there:
-        share = max(1, (cores or _cores()) // (len(there) // nproc))
+        share = max(1, (cores or settings.cores()) // (len(there) // nproc))
     wanted = nproc if there else 0
     return dict(device=device, devices=there, gpus=wanted, nproc=nproc, threads=threads or share)
 

@@ -321,17 +321,17 @@ def verdicts(outcome: Outcome) -> Verdicts:
     if any(row.key in involved and not row.method for row in d.rows):
         notes.append(OTHERS)
     before = dict(claim="claim", published_on="published on", published_gap="published gap")
-    path = settings.outputs() / plan.profile / f"{plan.stem}.claims.csv"
+    path = settings.pages() / plan.profile / f"{plan.stem}.claims.csv"
     return Verdicts(wide(lines, before), notes, lines, path)
 
 # %% ../nbs/results/34_claims.ipynb #b53a1743
 _SINCE_SEEDS = {"shows", "inequalities", "expected", "p", "n"}  # columns that older files lack
 
 
-def _from_pages(notebook: str, profile: str, seeds) -> list:  # of frames like Outcome.claim_lines
+def _from_pages(notebook: str, folder: Path, seeds) -> list:  # of frames like Outcome.claim_lines
     "The verdicts beside the executed pages of a notebook. Raises ValueError for a file that lacks a column."
     found = []
-    for path in sorted((settings.outputs() / profile).glob(f"{notebook}*.claims.csv")):
+    for path in sorted(folder.glob(f"{notebook}*.claims.csv")):
         lines = pd.read_csv(path, dtype=str, keep_default_na=False)
         missing = set(COLUMNS) - set(lines)
         if missing and missing <= _SINCE_SEEDS:
@@ -366,23 +366,24 @@ def _lines_about(claim: Claim, line: dict, frames: list) -> list:  # of dict
 def board_lines(
     profile: str = "demo",  # smoke, demo or paper
     seeds: int | str | list | None = None,  # only these; None: those of the pages, from the store seed 0
-    source: str = "pages",  # "pages": files beside the executed notebooks; "store": the run store
+    source: str = "pages",  # "pages": the committed ones; "mine": those executed here; "store": the run store
 ) -> pd.DataFrame:  # text, columns COLUMNS
     "Every claim of every table, and of every drawn figure: one line per claim and test. Raises ValueError."
     if profile not in recipes.PROFILES:
         hint = nearest(profile, recipes.PROFILES)
         raise ValueError(f"profile is {profile!r}{hint}: use one of {', '.join(recipes.PROFILES)}")
-    if source not in ("pages", "store"):
-        raise ValueError(f"source is {source!r}: use 'pages' or 'store'")
+    if source not in ("pages", "mine", "store"):
+        raise ValueError(f"source is {source!r}: use 'pages', 'mine' or 'store'")
+    folder = settings.outputs() / ("mine" if source == "mine" else "") / profile
     lines = []
     for d in sorted(definitions(), key=lambda d: (d.paper, d.number)):
-        pages = source == "pages"
-        found = _from_pages(d.notebook, profile, seeds) if pages else _from_store(d, profile, seeds)
+        stored = source == "store"
+        found = _from_store(d, profile, seeds) if stored else _from_pages(d.notebook, folder, seeds)
         for claim in d.claims:
             line = claim_line(d, claim) | dict(profile=profile)
             lines += _lines_about(claim, line, found)
-    for d in papers.listed("FIGURES") if source == "pages" else ():
-        for frame in _from_pages(d.notebook, profile, seeds):
+    for d in () if source == "store" else papers.listed("FIGURES"):
+        for frame in _from_pages(d.notebook, folder, seeds):
             lines += frame.to_dict("records")
     return pd.DataFrame(lines, columns=COLUMNS)
 

@@ -9,6 +9,7 @@ __all__ = ['GROUPS', 'COMMANDS', 'Refused', 'arg', 'Command', 'parser', 'main']
 import argparse
 import contextlib
 import json
+import logging
 import os
 import re
 import shlex
@@ -329,7 +330,7 @@ def _written(plan, values: dict) -> Path:  # the page
     if plan.videos.blocked:
         raise Refused(plan.videos.blocked)
     print(f"{plan}\n", flush=True)
-    page = settings.outputs() / plan.profile / f"{plan.stem}.ipynb"
+    page = settings.pages() / plan.profile / f"{plan.stem}.ipynb"
     _execute(pages.notebook_of(plan.definition), page, values)
     if lost := plan.refresh().todo:
         raise Refused(
@@ -350,31 +351,107 @@ def _encoder_in(table, args, values: dict) -> int:
     return 0
 
 # %% ../nbs/use/43_cli.ipynb #9ad4911e
-def _table(args) -> int:
+def _shown_table(table, values: dict) -> Path:  # the page
     "Runs a table's notebook and shows the table."
-    from mvnb import tables
-
     started = time.monotonic()
-    values = _parameters(args)
-    table = tables.table(args.paper, args.number)
-    if args.encoder:
-        return _encoder_in(table, args, values)
     plan = table.plan(**_for_plan(values))
     page = _written(plan, values)
     outcome = table.run(plan, progress=False)
     print(f"\n{outcome}\n\n{outcome.claims}\n")
     print(f"The page is {page}\nIts figure   {page.with_suffix('.png')}")
     print(f"This took {time.monotonic() - started:.0f} s.")
+    return page
+
+
+def _table(args) -> int:
+    "A table, or an encoder tested by its protocols."
+    from mvnb import tables
+
+    values = _parameters(args)
+    table = tables.table(args.paper, args.number)
+    if args.encoder:
+        return _encoder_in(table, args, values)
+    _shown_table(table, values)
     return 0
+
+# %% ../nbs/use/43_cli.ipynb #610ec1bd
+def _numbers_of(path: Path):  # a frame, as `Outcome.frame`
+    import pandas as pd
+
+    return pd.read_csv(path, dtype=dict(row=str, column=str, test=str), keep_default_na=False)
+
+
+def _spread(lines) -> dict:  # (row, column, test) -> such as "75.8 ± 1.2"
+    "The numbers of a page, over its seeds."
+    from mvnb.outcomes import shown
+
+    cells = lines.groupby(["row", "column", "test"], sort=False)["value"]
+    return {cell: shown(values.to_numpy()) for cell, values in cells}
+
+
+def _numbers_beside(mine: Path, committed: Path) -> str:  # a Markdown table, and what is committed
+    "The numbers of two pages of one table."
+    import pandas as pd
+
+    from mvnb import outcomes, tables
+
+    there = _numbers_of(committed)
+    theirs = _spread(there)
+    lines = []
+    for cell, value in _spread(_numbers_of(mine)).items():
+        row, column, test = cell
+        line = dict(row=row, column=column, test=test, mine=value)
+        lines.append(line | dict(committed=theirs.get(cell, "—")))
+    about = f"Committed: {tables.seed_text(tuple(there['seed'].unique()))}, "
+    about += f"{outcomes.distinct(there['device'])}, commit {outcomes.distinct(there['commit'])}."
+    return f"{tables.markdown(pd.DataFrame(lines))}\n\n{about}"
+
+# %% ../nbs/use/43_cli.ipynb #e9d3c339
+_CLAIM = ["claim", "published_on", "measured_on", "test"]  # columns that name a verdict
+
+
+def _verdicts_of(path: Path) -> dict:  # what `_CLAIM` says -> verdict
+    "The verdicts of a page."
+    import pandas as pd
+
+    lines = pd.read_csv(path, dtype=str, keep_default_na=False)
+    return {tuple(line[name] for name in _CLAIM): line["verdict"] for line in lines.to_dict("records")}
+
+
+def _verdicts_beside(mine: Path, committed: Path) -> str:
+    "Which verdicts of two pages of one table agree, in words."
+    theirs = _verdicts_of(committed)
+    both = {claim: verdict for claim, verdict in _verdicts_of(mine).items() if claim in theirs}
+    other = {claim: verdict for claim, verdict in both.items() if verdict != theirs[claim]}
+    lines = [f"{len(both) - len(other)} of {len(both)} verdicts are the same on the committed page."]
+    for claim, verdict in other.items():
+        text, _, data, test = claim
+        lines.append(f"- {text} ({data}, {test}): mine {verdict}, committed {theirs[claim]}")
+    return "\n".join(lines)
+
+# %% ../nbs/use/43_cli.ipynb #5576881a
+def _beside_committed(page: Path) -> str:
+    "How a page of mine compares with the committed one."
+    committed = settings.outputs() / page.parent.name / page.name
+    said = []
+    for suffix, beside in ((".numbers.csv", _numbers_beside), (".claims.csv", _verdicts_beside)):
+        path = committed.with_suffix(suffix)
+        if path.is_file():
+            said.append(beside(page.with_suffix(suffix), path))
+        else:
+            said.append(f"Nothing is committed to compare with: there is no {path}.")
+    return "\n\n".join(said)
 
 
 def _demo(args) -> int:
-    "One table, at demo scale."
+    "One table, at demo scale, beside the committed one."
     from mvnb import tables
 
-    definition = tables.demo()
-    args.paper, args.number = definition.paper, definition.number
-    return _table(args)
+    args.seeds = args.seeds or "3"
+    page = _shown_table(tables.Table(tables.demo()), _parameters(args))
+    if not settings.publish():
+        print(f"\n{_beside_committed(page)}")
+    return 0
 
 # %% ../nbs/use/43_cli.ipynb #33fada4d
 def _figure(args) -> int:
@@ -503,6 +580,9 @@ def _batch(args) -> int:
     return subprocess.run(words, cwd=settings.root()).returncode
 
 # %% ../nbs/use/43_cli.ipynb #c1a80256
+_ALONE = dict(MVNB_RUN_JOBS="1")  # the batch decides how many runs go at once
+
+
 def _batch_job(args) -> int:
     "One job of a batch: a run, or a page."
     from mvnb import batch
@@ -512,7 +592,7 @@ def _batch_job(args) -> int:
         raise Refused(f"{args.graph} has no job {name!r}")
     options = graph.options
     gpus = options["gpus"] if name in graph.runs else 0
-    with batch.noted(graph, name), batch.devices(options["devices"], gpus) as mine:
+    with batch.noted(graph, name), batch.devices(options["devices"], gpus) as mine, _environment(**_ALONE):
         if mine:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
         began = time.time()
@@ -570,11 +650,18 @@ _PARAMETERS = (
         "--data",
         help='"puppets", or real data sets such as ucf101 or ucf101,hmdb51; default: the profile\'s own',
     ),
-    arg("--seeds", help="how many (3), or which (0,1,4); default 1"),
+    arg("--seeds", help="how many (3), or which (0,1,4); default 1, for the demo 3"),
     *_MACHINE,
     _repeated("any parameter of the notebook"),
 )
-_DEMO = (arg("--profile", default="demo", help=f"{_PROFILES}; default %(default)s"), *_PARAMETERS)
+_SCALED = (arg("--profile", default="demo", help=f"{_PROFILES}; default %(default)s"), *_PARAMETERS)
+_PUBLISH = arg(
+    "--publish",
+    action="store_true",
+    help="write the committed pages, in outputs/<profile>; default: your own, in outputs/mine/<profile>",
+)
+_JOBS = arg("--jobs", help="runs computed at once; default: one per core on a CPU, one on a GPU")
+_DEMO = (*_SCALED, _JOBS, _PUBLISH)
 _TABLE = (arg("paper", help=_PAPERS), arg("number", help="such as 3"), *_DEMO)
 _WITH_ENCODER = (
     *_TABLE,
@@ -587,7 +674,7 @@ _WITH_ENCODER = (
 )
 _PAPER = arg("paper", nargs="?", help=f"{_PAPERS}; default: all")
 _ONLY = arg("--only", metavar="PATTERN", help="notebooks whose name fits, such as '*_table3_*'")
-_SOME = (_PAPER, arg("number", nargs="?", help="such as 3; default: all"), _ONLY, *_DEMO)
+_SOME = (_PAPER, arg("number", nargs="?", help="such as 3; default: all"), _ONLY, *_SCALED)
 
 # %% ../nbs/use/43_cli.ipynb #b8bac084
 _ONE = (
@@ -610,7 +697,8 @@ _ONE = (
 _MANY = (
     _PAPER,
     _ONLY,
-    *_DEMO,
+    *_SCALED,
+    _PUBLISH,
     arg(
         "--on",
         default="local",
@@ -626,7 +714,7 @@ _MANY = (
     arg(
         "--nproc", type=int, default=1, help="GPUs (or processes, without GPUs) per run; default %(default)s"
     ),
-    arg("--threads", type=int, help="threads per run; default: 1, with GPUs the cores shared out among them"),
+    arg("--threads", type=int, help="cores per run; default: 1, with GPUs all cores, shared out among them"),
     arg("--dry-run", action="store_true", help="let Snakemake say what it would do"),
     arg("--snakemake", default="", metavar="ARGS", help="more arguments for Snakemake, in quotes"),
 )
@@ -792,18 +880,26 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 # %% ../nbs/use/43_cli.ipynb #2d85ba97
+def _settings_in(args) -> dict:  # environment variables
+    "The options that are settings: the notebook's process reads them from the environment."
+    publish = "yes" if getattr(args, "publish", False) else None
+    return dict(MVNB_RUN_PUBLISH=publish, MVNB_RUN_JOBS=getattr(args, "jobs", None))
+
+
 def main(
     argv: list | None = None,  # arguments; None: those of the process
 ) -> int:  # exit code
     "The `mvnb` command."
     args = parser().parse_args(argv)
     try:
-        return args.run(args)
+        with _environment(**_settings_in(args)):
+            return args.run(args)
     except (Refused, ValueError, OSError, ImportError) as e:
         if os.environ.get("MVNB_DEBUG"):
             raise
         print(f"mvnb: {e}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        logging.getLogger("asyncio").disabled = True  # it would tell of the notebook's cell
         print("\nmvnb: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130

@@ -191,8 +191,7 @@ def lines(self: Plan) -> list:  # of sentences
         return [f"{name}: nothing has to be trained."]
     text = f"{name}, {seed_text(self.seeds)}: {len(self.runs)} runs, {len(self.runs) - len(todo)} stored"
     if todo:
-        device = runs.describe_device(self.device)
-        text += f", the other {len(todo)} take about {duration(self.seconds)} on {device}"
+        text += f", the other {len(todo)} take about {duration(self.seconds)} on {self.pace}"
     return [f"{text}."]
 
 # %% ../nbs/results/35_figures.ipynb #ac01a0e5
@@ -243,10 +242,11 @@ def run(
     device: str | None = None,  # "auto", "cpu", "cuda"; None takes the repository's setting
     workers: int | None = None,  # loader processes; None takes the repository's setting
     progress: bool = True,  # say what is done
+    jobs: int | None = None,  # runs at once; None takes the repository's setting
 ) -> "Drawing":
     "Computes the runs that are not stored, then what is drawn. Raises ValueError when the data are not here."
     plan = profile if isinstance(profile, Plan) else self.plan(profile, seeds, data, device)
-    results = tables.compute(plan, device, workers, progress)
+    results = tables.compute(plan, device, workers, progress, jobs)
     device, workers = settings.device(device), settings.workers(workers)
     with runs.bars(progress):
         return plan.definition.drawing(plan, results, device, workers, progress)
@@ -282,9 +282,9 @@ class Drawing:
     @property
     def folder(self) -> Path:
         "Where its page and pictures are kept."
-        return settings.outputs() / self.plan.profile
+        return settings.pages() / self.plan.profile
 
-    def save_figure(self, figure, what: str = "") -> Path:  # outputs/<profile>/<notebook>[_what].png
+    def save_figure(self, figure, what: str = "") -> Path:  # <profile>/<notebook>[_what].png
         "Writes a picture beside the executed page."
         name = f"{self.plan.stem}_{what}" if what else self.plan.stem
         return save_picture(figure, self.folder / f"{name}.png")

@@ -132,8 +132,15 @@ def remarks(plan: Plan) -> list:  # of sentences
 
 def provenance_of(results: list) -> str:  # runs.Result
     "Commit and device of some results."
-    commits, devices = (distinct(r.meta[key] for r in results) for key in ("commit", "device"))
+    commits, devices = distinct(r.meta["commit"] for r in results), distinct(map(_computed_on, results))
     return f"commit {commits}; device {devices}"
+
+
+def _computed_on(result) -> str:  # such as "cpu (2 cores) with 1 thread"
+    "The device of a result; on a CPU with its threads, which runs of earlier versions did not record."
+    threads = result.meta.get("threads")
+    said = f" with {threads} thread{'s' if threads > 1 else ''}" if threads else ""
+    return result.meta["device"] + said
 
 
 def test_sets(results: list) -> str:  # runs.Result of evaluations
@@ -373,7 +380,16 @@ def save_picture(figure, path: Path) -> Path:
 
 
 @patch
-def save_figure(self: Outcome, figure=None) -> Path:  # outputs/<profile>/<notebook>.png
-    "Writes the figure where the executed notebooks are."
-    path = settings.outputs() / self.plan.profile / f"{self.plan.stem}.png"
+def save_numbers(self: Outcome) -> Path:  # <profile>/<notebook>.numbers.csv
+    "Writes every number where the executed notebooks are, one line per cell, test and seed."
+    path = settings.pages() / self.plan.profile / f"{self.plan.stem}.numbers.csv"
+    text = self.frame.to_csv(index=False, float_format="%.4f", lineterminator="\n")
+    return save_whole(path, text.encode())
+
+
+@patch
+def save_figure(self: Outcome, figure=None) -> Path:  # <profile>/<notebook>.png
+    "Writes the figure, and the numbers that it shows, where the executed notebooks are."
+    self.save_numbers()
+    path = settings.pages() / self.plan.profile / f"{self.plan.stem}.png"
     return save_picture(figure or self.figure(), path)

@@ -4,35 +4,44 @@
 
 # %% auto #0
 __all__ = ['RESULT', 'OFFICIAL_COUNTS', 'CLASSES', 'WORK', 'STARTED', 'GUESSED_RATE', 'Result', 'Damaged', 'manifests', 'Status',
-           'status', 'find', 'load', 'stored', 'commit', 'describe_device', 'watched', 'say', 'bars', 'Job', 'ensure',
-           'Estimate', 'basis_of', 'estimate']
+           'status', 'find', 'load', 'stored', 'commit', 'describe_device', 'watched', 'say', 'bars', 'Job', 'pinned',
+           'ensure', 'Failed', 'together', 'Estimate', 'basis_of', 'estimate', 'span']
 
 # %% ../nbs/results/31_runs.ipynb #94110b6b
 import contextlib
 import datetime
 import functools
 import hashlib
+import heapq
 import json
 import os
 import platform
 import resource
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
+import cv2
+import scipy.linalg  # noqa: F401 (loads its BLAS, so that its threads are pinned too)
 import torch
 from filelock import FileLock, Timeout
+from joblib.externals.loky import BrokenProcessPool, ProcessPoolExecutor
+from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm as _auto_bar
 from tqdm.std import tqdm as text_bar
 
 from . import methods, models, protocols, settings
 from .augment import Photometric
 from .clips import ClipDataset, steps_per_epoch
-from .recipes import FAIR, Recipe, canonical, fair_training, from_json
+from .recipes import FAIR, Recipe, canonical, chain, fair_training, from_json
 from .train import fit, make_fabric, total_steps
 
 # %% ../nbs/results/31_runs.ipynb #f3a68f6f
@@ -302,7 +311,7 @@ def describe_device(
     name = settings.device(device)
     if name.startswith("cuda"):
         return torch.cuda.get_device_name(torch.device(name))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = settings.cores()
     return f"cpu ({cores} core{'s' if cores > 1 else ''})"
 
 
@@ -617,6 +626,7 @@ def _meta(recipe: Recipe, job: Job, story: dict, about: dict, began: float) -> d
         profile=recipe.profile,
         device=describe_device(job.device),
         processes=job.world,
+        threads=settings.threads() if job.device == "cpu" else None,
         commit=commit(),
         versions=_versions(),
         data=story["data"],
@@ -630,6 +640,27 @@ def _meta(recipe: Recipe, job: Job, story: dict, about: dict, began: float) -> d
         gmac=_gmac(recipe, {}),
         **about,
     )
+
+# %% ../nbs/results/31_runs.ipynb #f7925f9c
+@contextlib.contextmanager
+def pinned(
+    device: str,  # "cpu" or a GPU, where nothing is changed
+):
+    "While this lasts, PyTorch, BLAS and OpenCV compute on `settings.threads()` threads."
+    if device != "cpu":
+        yield
+        return
+    threads = settings.threads()
+    torch_before = torch.get_num_threads()
+    cv2_before = cv2.getNumThreads()
+    with threadpool_limits(threads):
+        torch.set_num_threads(threads)
+        cv2.setNumThreads(threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(torch_before)
+            cv2.setNumThreads(cv2_before)
 
 # %% ../nbs/results/31_runs.ipynb #4fb6961d
 def _world() -> int:
@@ -667,7 +698,7 @@ def _compute(recipe: Recipe, job: Job, known: dict, team: _Team):
             return _publish(work, _folder(recipe))
     team.wait()
     job = replace(job, progress=job.progress and team.first)
-    with bars(job.progress):
+    with bars(job.progress), pinned(job.device):
         metrics, about = WORK[recipe.kind](recipe, job)
     team.wait()
     if team.first:
@@ -721,8 +752,88 @@ def ensure(
             _compute(recipe, Job(_work(recipe), parent, *means), known, team)
     return _read(_folder(recipe), recipe)
 
+# %% ../nbs/results/31_runs.ipynb #4091b093
+def _end_with(parent: int):  # a process
+    "Ends this process when its parent is gone."
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+def _enter(parent: int):
+    "What a process does before its first run."
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _attempt(recipe: Recipe, device: str | None, workers: int, known: dict) -> str:  # why it failed, or ""
+    "One run in a process of its own. Only text comes back: not every exception can be sent."
+    try:
+        ensure(recipe, device, workers, False, known)
+    except Exception as e:
+        return " ".join(f"{type(e).__name__}: {e}".split())
+    return ""
+
+# %% ../nbs/results/31_runs.ipynb #7fafaae4
+class Failed(ValueError):
+    "Runs that failed in processes of their own, and why."
+
+
+def _is_ready(recipe: Recipe, undone: set) -> bool:
+    return not (recipe.parent and recipe.parent.hash in undone)
+
+
+_KILLED = "its process, or another's beside it, was ended from outside: by a kill or for lack of memory"
+
+
+def _end_of(future) -> str:  # why a run failed, or ""
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        return _KILLED
+
+
+def _startable(waiting: list, failed: Recipe, why: str) -> list:
+    "The runs that can still be started; without processes none."
+    return [later for later in waiting if failed not in chain(later) and why != _KILLED]
+
+# %% ../nbs/results/31_runs.ipynb #0e39a0d3
+def together(
+    todo: list,  # recipes, parents first
+    jobs: int,  # processes
+    device: str | None = None,  # as for `ensure`
+    workers: int | None = None,  # loader processes; the runs share the cores that are left
+    known: dict | None = None,  # see `manifests`
+) -> Iterator[tuple]:  # (recipe, "") when a run is stored, (recipe, why) when it failed
+    "Computes runs at once, as they become ready. Runs whose parent failed are left out."
+    jobs = min(jobs, len(todo))
+    spare = settings.cores() // jobs - settings.threads()
+    about = (device, max(0, min(settings.workers(workers), spare)), known or {})
+    waiting = list(todo)
+    undone = {recipe.hash for recipe in todo}
+    flying = {}
+    pool = ProcessPoolExecutor(jobs, initializer=_enter, initargs=(os.getpid(),))
+    try:
+        while waiting or flying:
+            ready = [recipe for recipe in waiting if _is_ready(recipe, undone)]
+            for recipe in ready[: jobs - len(flying)]:
+                waiting.remove(recipe)
+                flying[pool.submit(_attempt, recipe, *about)] = recipe
+            for future in wait(flying, return_when=FIRST_COMPLETED).done:
+                recipe = flying.pop(future)
+                why = _end_of(future)
+                if why:
+                    waiting = _startable(waiting, recipe, why)
+                else:
+                    undone.remove(recipe.hash)
+                yield recipe, why
+    except BaseException:  # Ctrl-C too
+        pool.shutdown(kill_workers=True)
+        raise
+    pool.shutdown()
+
 # %% ../nbs/results/31_runs.ipynb #52e42723
-GUESSED_RATE = {"cpu": 30.0, "cuda": 1500.0}  # GMAC per second: per core, per GPU
+GUESSED_RATE = {"cpu": 30.0, "cuda": 1500.0}  # GMAC per second: per thread, per GPU
 
 
 class Estimate(float):
@@ -748,6 +859,8 @@ def _is_like(record: dict, recipe: Recipe, device: str, gmac: float) -> bool:
     "Whether a stored run says how fast a recipe will go; seconds of work say nothing about hours."
     meta = record["meta"]
     same = record["recipe"]["kind"] == recipe.kind and meta["device"] == device
+    if device.startswith("cpu ("):
+        same = same and meta.get("threads") == settings.threads()
     return same and meta.get("gmac", 0) > gmac / 20
 
 
@@ -766,9 +879,8 @@ def _guessed(gmac: float, device: str) -> Estimate:
         out = Estimate(gmac / GUESSED_RATE["cuda"])
         out.basis = f"guessed: {GUESSED_RATE['cuda']:g} GMAC/s per GPU"
         return out
-    cores = int(device.split("(")[1].split()[0])
-    out = Estimate(gmac / (GUESSED_RATE["cpu"] * cores))
-    out.basis = f"guessed: {GUESSED_RATE['cpu']:g} GMAC/s per core"
+    out = Estimate(gmac / (GUESSED_RATE["cpu"] * settings.threads()))
+    out.basis = f"guessed: {GUESSED_RATE['cpu']:g} GMAC/s per thread"
     return out
 
 
@@ -792,3 +904,24 @@ def estimate(
     out.past = len(rates)
     out.basis = basis_of([out])
     return out
+
+# %% ../nbs/results/31_runs.ipynb #90a82b87
+def span(
+    todo: list,  # recipes that are not stored
+    costs: dict,  # hash -> seconds of each
+    jobs: int = 1,  # runs at once
+) -> float | None:  # seconds; None when one of them is not known
+    "How long runs will take."
+    free = [0.0] * jobs  # when each process can take its next run
+    ends = {}
+    for recipe in sorted(todo, key=_depth):
+        if costs[recipe.hash] is None:
+            return None
+        after = ends.get(recipe.parent.hash, 0.0) if recipe.parent else 0.0
+        ends[recipe.hash] = max(heapq.heappop(free), after) + costs[recipe.hash]
+        heapq.heappush(free, ends[recipe.hash])
+    return max(ends.values(), default=0.0)
+
+
+def _depth(recipe: Recipe) -> int:  # 1: it has no parent
+    return len(chain(recipe))

@@ -10,6 +10,7 @@ __all__ = ['DATA', 'SAID_BY', 'BY_SCENE', 'PROTOCOLS', 'PUPPETS_ARE_NOT_PUBLISHE
            'evaluation', 'Table', 'Encoder', 'encoder_of', 'beside', 'table', 'demo', 'compute']
 
 # %% ../nbs/results/32_tables.ipynb #5ceeae24
+import contextlib
 import csv
 import functools
 import html
@@ -22,7 +23,7 @@ import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 
-from . import methods, models, papers, recipes, runs
+from . import methods, models, papers, recipes, runs, settings
 from .recipes import Options, Recipe
 from .settings import nearest
 
@@ -468,9 +469,25 @@ class Plan:
 
     @property
     def seconds(self) -> float | None:
-        "The time for what is not stored; None when it is not known."
-        costs = [self.costs[recipe.hash] for recipe in self.todo]
-        return None if None in costs else sum(costs)
+        "The time for what is not stored, as many runs at once as usual; None when it is not known."
+        return runs.span(self.todo, self.costs, self.jobs())
+
+# %% ../nbs/results/32_tables.ipynb #edb4a0eb
+@patch
+def jobs(
+    self: Plan,
+    device: str | None = None,  # None: the plan's
+    override: int | None = None,  # None: the repository's setting
+) -> int:
+    "Runs at once, see `settings.jobs`. Smoke runs end before another process has started."
+    return settings.jobs(device or self.device, override, 1 if self.profile == "smoke" else None)
+
+
+@patch(as_prop=True)
+def pace(self: Plan) -> str:  # such as "cpu (2 cores), 2 runs at once"
+    "Where the runs that are not stored are computed."
+    jobs = min(self.jobs(), len(self.todo))
+    return runs.describe_device(self.device) + (f", {jobs} runs at once" if jobs > 1 else "")
 
 # %% ../nbs/results/32_tables.ipynb #6a7d4e84
 @patch(as_prop=True)
@@ -577,8 +594,7 @@ def lines(self: Plan) -> list:  # of sentences
     text = f"{named}: {len(self.runs)} runs, {len(self.runs) - len(todo)} stored"
     if todo:
         basis = runs.basis_of([self.costs[r.hash] for r in todo if self.costs[r.hash]])
-        device = runs.describe_device(self.device)
-        text += f", the other {len(todo)} take about {duration(self.seconds)} on {device} ({basis})"
+        text += f", the other {len(todo)} take about {duration(self.seconds)} on {self.pace} ({basis})"
     lines = [f"{text}.", *left_out(self.videos)]
     if self.videos.blocked:
         lines.append(f"Nothing can be run yet: {self.videos.blocked.rstrip('.')}.")
@@ -835,11 +851,16 @@ def compute(
     device: str | None = None,  # "auto", "cpu", "cuda"; None takes the repository's setting
     workers: int | None = None,  # loader processes; None takes the repository's setting
     progress: bool = True,  # say what is done
+    jobs: int | None = None,  # runs at once; None takes the repository's setting
 ) -> dict:  # cell -> runs.Result
-    "Computes what is not stored, parents first. Raises ValueError when the data are not on this machine."
+    """Computes what is not stored, parents first. Raises ValueError when the data are not on this machine,
+    `runs.Failed` when one of several runs at once fails."""
     if plan.videos.blocked:
         raise ValueError(plan.videos.blocked)
     known = {}
+    jobs = plan.jobs(device, jobs)
+    if jobs > 1 and len(plan.todo) > 1:
+        _compute_together(plan, jobs, device, workers, progress, known)
     done = {}
     stored = 0
     for k, recipe in enumerate(plan.runs, 1):
@@ -858,6 +879,51 @@ def compute(
     return {cell: done[recipe.hash] for cell, recipe in plan.cells.items()}
 
 # %% ../nbs/results/32_tables.ipynb #2a469e2b
+class _Pace:
+    "How long the rest will take: the estimates, times how far off they were so far."
+
+    def __init__(self, plan: Plan, todo: list, jobs: int):
+        self.costs = plan.costs
+        self.left = list(todo)
+        self.jobs = jobs
+        self.taken = self.thought = 0.0  # seconds of the runs that are done
+
+    def done(self, recipe: Recipe, failed: bool):
+        self.left = [later for later in self.left if later != recipe]
+        if failed:
+            self.left = [later for later in self.left if recipe not in recipes.chain(later)]
+        elif cost := self.costs.get(recipe.hash):
+            self.taken += runs.load(recipe.hash).meta["seconds"]
+            self.thought += cost
+
+    def __str__(self):
+        rest = runs.span(self.left, self.costs, self.jobs)
+        if not rest or not self.thought:
+            return ""
+        return f", about {duration(rest * self.taken / self.thought)} left"
+
+# %% ../nbs/results/32_tables.ipynb #e9d6f381
+def _compute_together(plan: Plan, jobs: int, device, workers, progress: bool, known: dict):
+    "Computes the runs of a plan that are not stored, several at once. Raises runs.Failed."
+    todo = plan.refresh().todo
+    for recipe in todo:
+        runs.manifests(recipe, known)  # data are made here, once, before the processes start
+    failed = {}
+    pace = _Pace(plan, todo, jobs)
+    if progress:
+        runs.say(f"{len(todo)} runs, up to {min(jobs, len(todo))} at once")
+    with contextlib.closing(runs.together(todo, jobs, device, workers, known)) as ends:
+        for k, (recipe, why) in enumerate(ends, 1):
+            pace.done(recipe, bool(why))
+            if why:
+                failed[recipe] = why
+            if progress:
+                runs.say(f"{k}/{len(todo)}  {recipe}{f': failed, {why}' if why else pace}")
+    if failed:
+        said = "; ".join(f"{recipe}: {why}" for recipe, why in failed.items())
+        raise runs.Failed(f"{said} (with jobs=1 the error shows where)")
+
+# %% ../nbs/results/32_tables.ipynb #d97c0eb7
 @patch
 def run(
     self: Table,
@@ -869,6 +935,7 @@ def run(
     progress: bool = True,  # say what is done
     encoder: str | None = None,  # see `plan`
     backbone: str | None = None,  # see `plan`
+    jobs: int | None = None,  # runs at once; None takes the repository's setting
 ):  # -> mvnb.outcomes.Outcome
     "Computes what is not stored. Raises ValueError when the data are not on this machine."
     from mvnb.outcomes import Outcome  # here: that room is built on this one
@@ -876,4 +943,4 @@ def run(
     plan = profile
     if not isinstance(plan, Plan):
         plan = self.plan(profile, seeds, data, device, encoder, backbone)
-    return Outcome(plan, compute(plan, device, workers, progress))
+    return Outcome(plan, compute(plan, device, workers, progress, jobs))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"  # one thread here and in every child: equal bits need equal threads
+os.environ["MVNB_RUN_JOBS"] = "1"  # what a test replaces in this process is not replaced in others
 ROOT = Path(__file__).resolve().parent.parent
 
 

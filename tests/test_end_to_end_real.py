@@ -87,4 +87,4 @@ def test_fame_table_3_runs_on_real_videos(shared_data, tmp_path, monkeypatch):
 
     text = (tmp_path / "out.ipynb").read_text()
     assert "not run" in text and "ucf101" in text and not (tmp_path / "no-puppets").exists()
-    assert (tmp_path / "outputs" / "smoke" / "fame_table3_foreground_ratio_ucf101.png").is_file()
+    assert (tmp_path / "outputs" / "mine" / "smoke" / "fame_table3_foreground_ratio_ucf101.png").is_file()

@@ -426,7 +426,7 @@ def test_every_notebook_runs_cell_by_cell(outcomes, place, number, run_page):
     )
     assert {p: p.stat().st_mtime_ns for p in (place / "runs").glob("*/result.json")} == before
     for suffix in (".png", ".claims.csv"):
-        assert (place / "outputs" / "smoke" / f"{d.notebook}{suffix}").is_file()
+        assert (place / "outputs" / "mine" / "smoke" / f"{d.notebook}{suffix}").is_file()
 
 
 # ---------------------------------------------------------------- the scoreboard
@@ -446,6 +446,7 @@ def pretend(out: Outcome, folder: Path, profile="demo") -> Outcome:
 def test_verdicts_are_saved_beside_the_page_and_gathered_from_there(outcomes, place, tmp_path, monkeypatch):
     monkeypatch.setenv("MVNB_PATHS_OUTPUTS", str(tmp_path / "outputs"))
     monkeypatch.setenv("MVNB_PATHS_RUNS", str(tmp_path / "no-runs"))
+    monkeypatch.setenv("MVNB_RUN_PUBLISH", "yes")
     total = sum(len(d.claims) for d in tables.definitions())
     empty = claims.scoreboard("demo")
     assert (
@@ -488,6 +489,10 @@ def test_verdicts_are_saved_beside_the_page_and_gathered_from_there(outcomes, pl
     assert set(claims.scoreboard("demo", seeds=1)["measured on"]) == {"not run"} and set(
         claims.scoreboard("demo", seeds=3)["measured on"]
     ) == {"not run", "puppets-u"}
+    assert set(claims.scoreboard("demo", source="mine")["measured on"]) == {"not run"}
+    monkeypatch.setenv("MVNB_RUN_PUBLISH", "no")
+    made.claims.save()  # apart from the committed ones
+    assert "puppets-u" in set(claims.scoreboard("demo", source="mine")["measured on"])
 
 
 def test_the_scoreboard_reads_the_store(outcomes, place):
@@ -504,7 +509,7 @@ def test_wrong_choices_of_the_scoreboard_are_sentences(tmp_path, monkeypatch):
     monkeypatch.setenv("MVNB_PATHS_OUTPUTS", str(tmp_path))
     with pytest.raises(ValueError, match="did you mean 'demo'"):
         claims.scoreboard("dmeo")
-    with pytest.raises(ValueError, match="use 'pages' or 'store'"):
+    with pytest.raises(ValueError, match="use 'pages', 'mine' or 'store'"):
         claims.scoreboard("demo", source="page")
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo" / "fame_table3_foreground_ratio.claims.csv").write_text("claim,verdict\nx,holds\n")

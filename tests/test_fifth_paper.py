@@ -86,14 +86,17 @@ def test_its_table_is_planned_and_in_the_batch(house):
     assert python(house, asked) == "['toy_table1_direction']"
 
 
+SUFFIXES = (".ipynb", ".png", ".claims.csv", ".numbers.csv")  # of the files of a page
+
+
 def test_its_table_runs_with_its_verdict(house):
     "By the command, which executes its page; then the page, its picture and its verdicts are there."
     said = mvnb(house, "table", "toy", "1", "--profile", "smoke")
     assert "the arrow beats random weights" in said and "ours, smoke profile" in said and "60.0" in said
-    folder = house.folder / "outputs" / "smoke"
+    folder = house.folder / "outputs" / "mine" / "smoke"
     kept = {path.name for path in folder.iterdir()}
-    assert kept == {f"toy_table1_direction{suffix}" for suffix in (".ipynb", ".png", ".claims.csv")}
-    asked = "from mvnb.claims import scoreboard; board = scoreboard('smoke'); "
+    assert kept == {f"toy_table1_direction{suffix}" for suffix in SUFFIXES}
+    asked = "from mvnb.claims import scoreboard; board = scoreboard('smoke', source='mine'); "
     asked += "print(board[board.paper == 'toy'][['claim', 'published gap', 'biased test']].values.tolist())"
     assert python(house, asked) == "[['the arrow beats random weights', '+10.0', 'not judged']]"
 

@@ -503,7 +503,7 @@ def test_figures_2_and_3_on_puppets(here):
     assert {j.by for j in drawn.judged} == {"ours"} and len(drawn.claims.frame) == 3
     path = drawn.save_figure(drawn.merge_figure(), "merge")
     assert (
-        path == here / "outputs" / "smoke" / "fame_figure2_mask_stages_merge.png"
+        path == here / "outputs" / "mine" / "smoke" / "fame_figure2_mask_stages_merge.png"
         and path.read_bytes()[:4] == b"\x89PNG"
         and len(list(path.parent.iterdir())) == 1
     )
@@ -633,7 +633,7 @@ def test_figure_4_runs_through_papermill_from_any_directory(here):
     )
     done = subprocess.run(words, cwd=here / "elsewhere", env=env, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
-    stem = here / "outputs" / "smoke" / "fame_figure4_activation_maps"
+    stem = here / "outputs" / "mine" / "smoke" / "fame_figure4_activation_maps"
     assert stem.with_suffix(".png").is_file() and len(pd.read_csv(stem.with_suffix(".claims.csv"))) == 16
     plan = figure("fame", 4).plan("smoke")
     assert not plan.todo and len(plan.runs) == 6

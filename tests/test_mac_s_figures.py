@@ -345,7 +345,7 @@ def test_every_page_runs_cell_by_cell(drawn, place, number, run_page):
     notebook = figures.figure("mac", number).definition.notebook
     text = run_page(f"figures/{notebook}", profile="smoke", device="cpu", workers=0)
     assert f"MAC supplement, Figure {number[1:]}" in text and f"`mvnb figure mac {number}`" in text
-    stem = place / "outputs" / "smoke" / notebook
+    stem = place / "outputs" / "mine" / "smoke" / notebook
     assert Path(f"{stem}.png").is_file()
     with open(f"{stem}.claims.csv", newline="") as file:
         lines = list(csv.DictReader(file))

@@ -257,7 +257,7 @@ def test_every_notebook_runs_cell_by_cell(outcomes, place, kind, number, noteboo
         and "last reproduced" in text
     )
     for suffix in (".png", ".claims.csv"):
-        assert (place / "outputs" / "smoke" / f"{notebook}{suffix}").is_file()
+        assert (place / "outputs" / "mine" / "smoke" / f"{notebook}{suffix}").is_file()
 
 
 def test_the_curve_shows_every_length_and_judges_by_the_stored_predictions(place):

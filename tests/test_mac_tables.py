@@ -453,7 +453,7 @@ def test_maps_are_held_against_macs_own_mask(stills, place):
     assert [ax.get_title() for ax in shown.axes if ax.get_title()][:2] == ["clip", "MAC's mask"]
     path = drawn.claims.save()
     assert (
-        path == place / "outputs" / "smoke" / "mac_figure4_grad_cam.claims.csv"
+        path == place / "outputs" / "mine" / "smoke" / "mac_figure4_grad_cam.claims.csv"
         and len(drawn.claim_lines) == 8
     )
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 
 from mvnb import cli, pages, recipes, runs, tables
@@ -96,7 +97,7 @@ def test_papermill_from_any_folder_leaves_every_result(executed, place):
     for (row, column, seed), recipe in plan.cells.items():  # the page shows the stored numbers
         for m in runs.load(recipe.hash).metrics.values():
             assert f"{m['top1']:.1f}" in text
-    assert (place / "outputs" / "smoke" / "fame_table3_foreground_ratio.png").is_file()
+    assert (place / "outputs" / "mine" / "smoke" / "fame_table3_foreground_ratio.png").is_file()
 
 
 def test_the_executed_page_is_small_and_clean(executed):
@@ -161,7 +162,7 @@ def test_papermill_without_the_tag_fails(place, tmp_path):
 def test_the_command_finds_everything_in_the_store_and_shows_the_table(executed, place, capsys):
     times = {p: p.stat().st_mtime_ns for p in (place / "runs").glob("*/result.json")}
     assert cli.main(["table", "fame", "3", "--profile", "smoke"]) == 0
-    said, page = capsys.readouterr(), place / "outputs" / "smoke" / NOTEBOOK.name
+    said, page = capsys.readouterr(), place / "outputs" / "mine" / "smoke" / NOTEBOOK.name
     assert (
         "75.8" in said.out
         and "ours, smoke profile" in said.out
@@ -184,7 +185,63 @@ def test_the_command_finds_everything_in_the_store_and_shows_the_table(executed,
         page.name,
         page.with_suffix(".png").name,
         page.with_suffix(".claims.csv").name,
+        page.with_suffix(".numbers.csv").name,
     }  # nothing half-written
+
+
+def test_a_published_page_stands_with_the_committed_ones(executed, place, capsys):
+    before = {p: p.read_bytes() for p in (place / "outputs" / "mine").rglob("*") if p.is_file()}
+    assert cli.main(["table", "fame", "3", "--profile", "smoke", "--publish"]) == 0
+    page = place / "outputs" / "smoke" / NOTEBOOK.name
+    assert str(page) in capsys.readouterr().out and "MVNB_RUN_PUBLISH" not in os.environ
+    names = {path.name for path in page.parent.iterdir()}
+    assert names == {page.with_suffix(end).name for end in (".ipynb", ".png", ".claims.csv", ".numbers.csv")}
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_the_demo_says_how_it_compares(executed, place, capsys):
+    "Beside committed numbers that are known, and where there are none."
+    words = ["demo", "--profile", "smoke", "--seeds", "1"]
+    committed = place / "outputs" / "smoke" / NOTEBOOK.name
+    for path in committed.parent.glob("*"):
+        path.unlink()
+    assert cli.main(words) == 0
+    assert f"there is no {committed.with_suffix('.numbers.csv')}" in capsys.readouterr().out
+    mine = place / "outputs" / "mine" / "smoke" / NOTEBOOK.name
+    committed.parent.mkdir(parents=True, exist_ok=True)
+    numbers = pd.read_csv(mine.with_suffix(".numbers.csv"), dtype={"row": str})
+    numbers = pd.concat([numbers.assign(seed=seed, value=value) for seed, value in ((0, 40.0), (1, 42.0))])
+    numbers.to_csv(committed.with_suffix(".numbers.csv"), index=False)
+    claims = pd.read_csv(mine.with_suffix(".claims.csv"), dtype=str, keep_default_na=False)
+    claims.loc[0, "verdict"] = "holds"
+    claims.to_csv(committed.with_suffix(".claims.csv"), index=False)
+    assert cli.main(words) == 0
+    said = capsys.readouterr().out
+    assert said.count("41.0 ± 1.4") == 4 * 2 * 2  # rows, columns, tests
+    n = len(claims)
+    assert f"{n - 1} of {n} verdicts are the same on the committed page." in said
+    assert f"- {claims.loc[0, 'claim']} (" in said and "mine not judged, committed holds" in said
+
+
+def test_commands_leave_a_checkout_as_it_was(place, tmp_path):
+    "The demo and a table in a clone: git sees nothing."
+    clone = tmp_path / "clone"
+    made = subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], capture_output=True, text=True)
+    if made.returncode:
+        pytest.skip(f"this is not a git checkout, so there is nothing to clone: {made.stderr.strip()}")
+    own = {name: value for name, value in os.environ.items() if not name.startswith("MVNB_PATHS_")}
+    own |= dict(PYTHONPATH=str(clone), MVNB_ROOT=str(clone))
+    main = "import sys; from mvnb.cli import main; sys.exit(main())"
+    for words in (
+        ["demo", "--profile", "smoke", "--seeds", "1"],
+        ["table", "fame", "3", "--profile", "smoke"],
+    ):
+        command = [sys.executable, "-c", main, *words]
+        done = subprocess.run(command, cwd=clone, env=own, capture_output=True, text=True, timeout=280)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert str(clone / "outputs" / "mine" / "smoke") in done.stdout
+    changes = subprocess.run(["git", "status", "--porcelain"], cwd=clone, capture_output=True, text=True)
+    assert changes.stdout == "" and (clone / "outputs" / "mine" / "smoke" / NOTEBOOK.name).is_file()
 
 
 def test_the_end_of_papermill_is_no_proof(executed, place, monkeypatch, capsys):

@@ -10,9 +10,12 @@ import textwrap
 import time
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import given, settings as hyp, strategies as st
+from threadpoolctl import threadpool_info
 
 from mvnb import boxes, recipes, runs
 from mvnb.recipes import Clips, Data, Options, Recipe, from_json
@@ -731,6 +734,139 @@ def test_two_processes_compute_once(store):
     )  # one and the same result
     assert sum("another process is computing it" in o for o in said) == 1, said
     assert len(list(store.glob("[0-9a-f]*"))) == 1
+
+
+def weights_of(recipe, store, threads: int):
+    "A process of its own, with so many threads by its environment, computes a run."
+    more = dict(OMP_NUM_THREADS=str(threads), MVNB_PATHS_RUNS=str(store))
+    call = "import sys; from mvnb import recipes, runs; "
+    call += "runs.ensure(recipes.from_json(open(sys.argv[1]).read()), 'cpu', 0, False)"
+    path = store.with_suffix(".json")
+    path.write_text(json.dumps(json.loads(recipe.json())))
+    subprocess.run([sys.executable, "-c", call, str(path)], env=os.environ | more, check=True, timeout=200)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MVNB_PATHS_RUNS", str(store))
+        return [path.read_bytes() for path in sorted(runs._folder(recipe).glob("*.safetensors"))]
+
+
+@pytest.mark.parametrize("kind", ["pretrain", "finetune"])
+def test_the_threads_of_the_environment_change_nothing(store, tmp_path, kind):
+    "Two threads of PyTorch add in another order than one; a run has its own number of them."
+    recipe = pre() if kind == "pretrain" else tune(pre())
+    one, two = (weights_of(recipe, tmp_path / str(n), n) for n in (1, 2))
+    assert one and one == two
+
+
+def test_threads_are_pinned_recorded_and_put_back(store, monkeypatch):
+    monkeypatch.setenv("MVNB_RUN_THREADS", "2")
+    seen = []
+    real = runs.WORK["pretrain"]
+
+    def work(recipe, job):
+        seen.append((torch.get_num_threads(), cv2.getNumThreads()))
+        seen.append({lib["num_threads"] for lib in threadpool_info()})
+        return real(recipe, job)
+
+    monkeypatch.setitem(runs.WORK, "pretrain", work)
+    before = torch.get_num_threads(), cv2.getNumThreads(), threadpool_info()
+    result = ensure(pre())
+    assert seen == [(2, 2), {2}] and result.meta["threads"] == 2
+    assert before == (torch.get_num_threads(), cv2.getNumThreads(), threadpool_info())
+    monkeypatch.setenv("MVNB_RUN_THREADS", "1")
+    assert runs.status(pre()).state == "stored"  # the number is no part of the recipe
+    assert "guessed" in runs.estimate(pre(seed=1), "cpu").basis  # but of the rate
+
+
+# ---------------------------------------------------------------- several at once
+
+
+def stored_bytes(store):
+    "Every weight and every measured number of a store."
+    found = {p.relative_to(store).as_posix(): p.read_bytes() for p in store.glob("*/*.safetensors")}
+    return found, {record["hash"]: record["metrics"] for record in runs.stored()}
+
+
+def test_several_at_once_give_the_same_bits(store, monkeypatch, tmp_path):
+    todo = [r for seed in (0, 1) for r in recipes.chain(tune(pre(seed)))]
+    order = [r for r, why in runs.together(todo, 2, "cpu", 0) if not why]
+    assert {r.hash for r in order} == {r.hash for r in todo}
+    assert all(order.index(r.parent) < order.index(r) for r in order if r.parent)
+    together = stored_bytes(store)
+    monkeypatch.setenv("MVNB_PATHS_RUNS", str(tmp_path / "alone"))
+    for recipe in todo:
+        ensure(recipe)
+    assert together == stored_bytes(tmp_path / "alone") and len(together[0]) == 4
+
+
+def test_an_error_lets_the_others_finish_and_is_named(store):
+    bad = dataclasses.replace(pre(1), data=Data("puppets-u", "no_such_split", scale=SMOKE.scale))
+    lost = dataclasses.replace(tune(pre(1)), parent=bad)
+    said = dict(runs.together([bad, lost, pre(0)], 2, "cpu", 0))
+    assert set(said) == {bad, pre(0)} and said[pre(0)] == ""
+    assert "DatasetError" in said[bad] and "no_such_split" in said[bad]
+    assert runs.status(pre(0)).state == "stored" and runs.status(lost).state == "missing"
+
+
+TOGETHER = """
+import dataclasses, signal
+from mvnb import recipes, runs
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+def pre(seed):
+    long = dataclasses.replace(recipes.SMOKE.pretrain, max_steps=100_000, epochs=100_000)
+    p = dataclasses.replace(recipes.SMOKE, pretrain=long)
+    return recipes.pretraining(p, "moco", "puppets-u", "i3d", seed)
+for recipe, why in runs.together([pre(0), pre(1)], 2, "cpu", 0):
+    print(recipe, why, flush=True)
+"""
+
+
+def children_of(pid: int) -> list:
+    found = [int(p.name) for p in Path("/proc").glob("[0-9]*")]
+    return [child for child in found if f"PPid:\t{pid}\n" in status_of(child)]
+
+
+def status_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return ""
+
+
+def wait_for(condition, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.1)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="reads /proc, which this system lacks")
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
+def test_stopped_they_leave_no_process_and_no_lock(store, sent):
+    recipes.Data("puppets-u", scale=SMOKE.scale).load()
+    parent = subprocess.Popen([sys.executable, "-c", TOGETHER], stderr=subprocess.PIPE, text=True)
+    try:
+        wait_for(lambda: len(list(store.glob(".work-*/started.json"))) == 2 or parent.poll() is not None)
+        children = children_of(parent.pid)
+        assert parent.poll() is None and len(children) >= 2
+        parent.send_signal(sent)
+        parent.communicate(timeout=60)
+    finally:
+        parent.kill()
+    wait_for(lambda: not any("State:" in status_of(child) for child in children), 20)
+    locks = list((store / ".locks").glob("*.lock"))
+    assert len(locks) == 2
+    for path in locks:
+        FileLock(path, timeout=0).acquire()
+
+
+def test_the_time_of_several_at_once():
+    "Against the sum, and by hand."
+    runs_of = [tune(pre(seed)) for seed in range(3)]
+    todo = [r for run in runs_of for r in recipes.chain(run)]
+    costs = {r.hash: 10.0 if r.kind == "pretrain" else 1.0 for r in todo}
+    assert runs.span(todo, costs) == 33 and runs.span(todo, costs, 100) == 11
+    assert runs.span(todo, costs, 2) == 21  # 10 + 10 and 10 + 1 + 1; the last fine-tuning after its parent
+    assert runs.span([], {}) == 0 and runs.span(todo, costs | {todo[0].hash: None}, 2) is None
 
 
 def test_killed_in_the_middle_it_goes_on_to_the_same_weights(store):

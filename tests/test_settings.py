@@ -55,6 +55,37 @@ def test_wrong_workers_are_refused(home):
         settings.workers("-1")
 
 
+def test_threads_and_jobs(home, monkeypatch):
+    for name in ("MVNB_RUN_THREADS", "MVNB_RUN_JOBS", "RANK"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(settings, "cores", lambda: 6)
+    assert settings.threads() == 1 and settings.jobs() == 6 and settings.jobs(auto=1) == 1
+    monkeypatch.setenv("MVNB_RUN_THREADS", "4")
+    assert settings.jobs() == 1 and settings.jobs(override=3) == 3
+    monkeypatch.setenv("MVNB_RUN_JOBS", "2")
+    assert settings.jobs() == 2 and settings.jobs(auto=1) == 2
+    monkeypatch.setenv("RANK", "0")  # torchrun's processes share each run
+    assert settings.jobs() == 1
+    monkeypatch.delenv("RANK")
+    monkeypatch.delenv("MVNB_RUN_JOBS")
+    monkeypatch.setattr(settings, "device", lambda override=None: "cuda")
+    assert settings.jobs() == 1
+    for key in ("threads", "jobs"):
+        monkeypatch.setenv(f"MVNB_RUN_{key.upper()}", "0")
+        with pytest.raises(ValueError, match=rf"\[run\] {key} is '0'"):
+            getattr(settings, key)()
+
+
+def test_pages_stand_apart_unless_published(home, monkeypatch):
+    monkeypatch.delenv("MVNB_PATHS_OUTPUTS", raising=False)
+    assert settings.pages() == home / "outputs" / "mine"
+    monkeypatch.setenv("MVNB_RUN_PUBLISH", "yes")
+    assert settings.pages() == settings.outputs() == home / "outputs"
+    monkeypatch.setenv("MVNB_RUN_PUBLISH", "1")
+    with pytest.raises(ValueError, match="use yes or no"):
+        settings.pages()
+
+
 def test_a_broken_file_is_named(home):
     (home / "settings.ini").write_text("device = cpu\n")
     with pytest.raises(ValueError, match="settings.ini is not a valid settings file"):

@@ -4,12 +4,14 @@ import csv
 import dataclasses
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from mvnb import figures, pages, recipes, runs, tables
-from mvnb.outcomes import Outcome
+from mvnb.outcomes import Outcome, provenance_of
 from mvnb.tables import Claim, seeds_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -322,6 +324,16 @@ def test_unreadable_test_videos_are_told(here):
     assert "2 test videos could not be read" in str(out)
 
 
+def test_the_threads_of_a_run_stand_beside_its_device():
+    of = lambda device, **more: SimpleNamespace(meta=dict(commit="abc", device=device) | more)
+    cpu = [of("cpu (2 cores)", threads=1), of("cpu (2 cores)", threads=1), of("cpu (2 cores)", threads=2)]
+    others = [of("a GPU", threads=None), of("an old cpu")]
+    said = provenance_of(cpu + others)
+    assert said == (
+        "commit abc; device cpu (2 cores) with 1 thread, cpu (2 cores) with 2 threads, a GPU, an old cpu"
+    )
+
+
 def test_the_figure_keeps_published_and_ours_apart(here):
     out = made_up(
         tables.table("fame", 3).plan("demo", seeds=2),
@@ -341,10 +353,13 @@ def test_the_figure_keeps_published_and_ours_apart(here):
     assert len(drawn) == 4 and all(np.allclose(y, [100 * r + 1 for r in RATES.values()]) for y in drawn)
     path = out.save_figure()
     assert (
-        path == here / "outputs" / "demo" / "fame_table3_foreground_ratio.png"
+        path == here / "outputs" / "mine" / "demo" / "fame_table3_foreground_ratio.png"
         and path.read_bytes()[:4] == b"\x89PNG"
-        and len(list(path.parent.iterdir())) == 1
+        and {p.name for p in path.parent.iterdir()} == {path.name, path.with_suffix(".numbers.csv").name}
     )
+    kept = pd.read_csv(path.with_suffix(".numbers.csv"), dtype={"row": str})
+    assert len(kept) == len(out.frame) and list(kept) == list(out.frame)
+    assert np.allclose(kept["value"], out.frame["value"], atol=1e-4)
 
 
 def test_markdown_is_aligned_and_complete():

@@ -231,6 +231,55 @@ def test_costs_use_what_was_measured_on_each_device(place, instant):
     )  # fine-tuning was not measured
 
 
+# ---------------------------------------------------------------- the runs of one table at once
+
+
+def in_turn(bad=None):
+    "Stands in for `runs.together`, in this process."
+
+    def together(todo, jobs, device, workers, known):
+        for recipe in todo:
+            if bad is None or bad not in recipes.chain(recipe):
+                runs.ensure(recipe, device, 0, False, known)
+                yield recipe, ""
+            elif recipe == bad:
+                yield recipe, "ValueError: the lamp is out"
+
+    return together
+
+
+def test_a_line_for_every_run_with_count_and_time_left(place, instant, monkeypatch, capsys):
+    monkeypatch.setattr(runs, "together", in_turn())
+    plan = tables.table("fame", 3).plan("smoke", device="cpu")
+    runs.ensure(plan.runs[0], "cpu", 0)
+    done = tables.compute(plan.refresh(), "cpu", 0, jobs=2)
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "11 runs, up to 2 at once" and len(done) == 8 and not plan.refresh().todo
+    numbered = [line for line in said if "/11  " in line]
+    assert [int(line.split("/")[0]) for line in numbered] == list(range(1, 12))
+    assert all("left" in line for line in numbered[:-1]) and "left" not in numbered[-1]
+    assert numbered[-1].endswith(str(plan.runs[-1]))
+    tables.compute(plan, "cpu", 0, jobs=2)
+    assert capsys.readouterr().out == "12 of 12 runs were in the store\n"
+
+
+def test_a_failing_run_of_several_is_named_when_the_others_are_done(place, instant, monkeypatch, capsys):
+    plan = tables.table("fame", 3).plan("smoke", device="cpu")
+    bad = plan.runs[0]
+    monkeypatch.setattr(runs, "together", in_turn(bad))
+    with pytest.raises(runs.Failed, match="the lamp is out") as raised:
+        tables.compute(plan, "cpu", 0, jobs=2)
+    assert str(bad) in str(raised.value) and f"{bad}: failed, ValueError" in capsys.readouterr().out
+    left = {r.hash for r in plan.refresh().todo}
+    assert left == {r.hash for r in plan.runs if bad in recipes.chain(r)} and len(left) == 3
+
+
+def test_a_batch_says_how_long_several_at_once_take(place, monkeypatch):
+    monkeypatch.setenv("MVNB_RUN_JOBS", "2")
+    frame = batch.costs(graph_of(finetuning(pretraining()), finetuning(pretraining(1))))
+    assert frame["several at once"][0].endswith("(2 at once)") and frame["several at once"][1] == "—"
+
+
 # ---------------------------------------------------------------- markers and the store
 
 
@@ -276,7 +325,7 @@ def test_a_page_holds_as_long_as_everything_it_shows(place, instant, monkeypatch
     for r in graph.runs.values():
         runs.ensure(r, "cpu", 0)
     assert batch.settle(graph) == [stem]
-    shown = place / "outputs" / "smoke" / f"{stem}.ipynb"
+    shown = place / "outputs" / "mine" / "smoke" / f"{stem}.ipynb"
 
     def done():
         shown.parent.mkdir(parents=True, exist_ok=True)
@@ -569,7 +618,7 @@ def test_a_page_is_executed_when_its_runs_are_stored(place, instant, capfd):
     )
     said = capfd.readouterr().out
     assert "[13/13] page fame_table3_foreground_ratio" in said and "13 done of 13 jobs" in said
-    assert (place / "outputs" / "smoke" / "fame_table3_foreground_ratio.ipynb").is_file()
+    assert (place / "outputs" / "mine" / "smoke" / "fame_table3_foreground_ratio.ipynb").is_file()
     assert (
         cli.main(["batch", "--profile", "smoke", "--only", "fame_table3*", "--cores", "1", "--device", "cpu"])
         == 0
