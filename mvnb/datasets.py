@@ -177,10 +177,12 @@ def subset(
             raise IndexError(f"mask of {len(positions)} for {len(self)} videos")
         positions = np.flatnonzero(positions)
     positions = positions.astype(np.int64).reshape(-1)
-    if self.drawing is not None:
-        raise ValueError(f"{self!r} has no files to choose from: it is drawn, say how many videos")
     paths = Paths(self.paths[int(i)] for i in positions)
-    return replace(self, paths=paths, labels=self.labels[positions])
+    if self.drawing is None:
+        return replace(self, paths=paths, labels=self.labels[positions])
+    drawing = self.drawing.subset(positions)
+    chosen = dict(drawing=drawing, content=drawing.content)
+    return replace(self, paths=paths, labels=self.labels[positions], **chosen)
 
 # %% ../nbs/clips/03_datasets.ipynb #b94814c5
 @patch
@@ -896,6 +898,18 @@ def adaptation(
     return listing.index(name, split, root, list(classes.values()), file)
 
 # %% ../nbs/clips/03_datasets.ipynb #eb1fbfdd
+@lru_cache(maxsize=256)
+def _drawn(drawing) -> Index:
+    "The index of videos that have no files."
+    from mvnb import puppets as factory
+
+    paths = Paths(entry["path"] for entry in drawing.entries)
+    labels = [entry["label"] for entry in drawing.entries]
+    place = Path(f"{drawing.name}-seed{drawing.seed}-drawn")
+    classes = factory.CLASSES[drawing.name]
+    return Index(drawing.name, drawing.split, place, paths, labels, classes, drawing.content, drawing)
+
+
 def puppets(
     name: str,  # "puppets-u", "puppets-h", "puppets-k" or "puppets-d"
     split: str = "train",  # one of `puppets.SPLITS`
@@ -909,11 +923,7 @@ def puppets(
     from mvnb import puppets as factory
 
     if videos is not None:
-        drawing = factory.Drawing(name, split, videos, seed=seed, variety=variety)
-        paths = Paths(entry["path"] for entry in drawing.entries)
-        labels = [entry["label"] for entry in drawing.entries]
-        place = Path(f"{name}-seed{seed}-drawn")
-        return Index(name, split, place, paths, labels, factory.CLASSES[name], drawing.content, drawing)
+        return _drawn(factory.Drawing(name, split, videos, seed=seed, variety=variety))
     base = factory.make(name, root, seed=seed, scale=scale)
     rows = factory.index(name, split, root, seed, scale)
     content = json.loads((base / "manifest.json").read_text())["hash"]

@@ -341,7 +341,9 @@ def truth_of(
     "Where the puppet is in every clip. Raises FileNotFoundError where there is no ground truth."
     found = []
     for i in map(int, positions):
-        truth = torch.from_numpy(puppets.ground_truth(dataset.index.path(i))[0])
+        drawing = dataset.index.drawing
+        masks = drawing.video(i)[1] if drawing else puppets.ground_truth(dataset.index.path(i))[0]
+        truth = torch.from_numpy(masks)
         top, left, height, width = dataset.box(i, 0, 0, *truth.shape[1:])
         shot = truth[:, top : top + height, left : left + width].float()[:, None]
         mode = "area" if dataset.size <= height else "bilinear"

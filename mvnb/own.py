@@ -275,7 +275,7 @@ def _recipe(
     profile = recipes.profile(wish.profile, recipes.paper_of(wish.method))
     families = {name: family for family, name in profile.backbones.items()}
     family = families.get(wish.backbone, wish.backbone or "r2plus1d")
-    profile = recipes.fitted(profile, wish.method, "folder", family)
+    profile = recipes.coloured(recipes.fitted(profile, wish.method, "folder", family))
     return recipes.Recipe(
         "pretrain",
         recipes.Data("folder", "all"),

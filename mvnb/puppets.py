@@ -21,7 +21,7 @@ import shutil
 import tempfile
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -779,10 +779,15 @@ def render(
     return _film(layers, backdrop, LOOKS[name], rng, times), layers[..., 3] >= 128
 
 # %% ../nbs/clips/02_puppets.ipynb #eca47d31
+@functools.lru_cache(maxsize=4096)
+def _deck(*key):
+    "The numbers below the last part of the key, shuffled."
+    return np.random.default_rng(key).permutation(key[-1]).tolist()
+
+
 def _dealt(key, label, turn, n):
     "A number below n, dealt from a shuffled deck: each comes once in n turns."
-    rng = np.random.default_rng(key[:3] + [label, turn // n, n])
-    return int(rng.permutation(n)[turn % n])
+    return _deck(*key[:3], label, turn // n, n)[turn % n]
 
 
 def _pool(key, label, turn, classes, rho, rng):
@@ -1051,6 +1056,7 @@ class Drawing:
     rho: float | None = 0.9  # bias of the train split; None: scenes independent of the class
     camera: float = 0.25  # share of videos with a moving camera
     variety: float = 0.0  # share of videos with an actor of their own
+    only: tuple | None = None  # numbers of some of these videos; None: all
 
     def __post_init__(self):
         _known(self.name)
@@ -1059,7 +1065,18 @@ class Drawing:
     @functools.cached_property
     def entries(self) -> list:  # of dict, see `catalogue`
         "The videos: class, scene, camera and seed of each."
-        return catalogue(**asdict(self))
+        options = asdict(self)
+        only = options.pop("only")
+        every = catalogue(**options)
+        return every if only is None else [every[i] for i in only]
+
+    def subset(
+        self,
+        positions,  # int [N], among the videos
+    ) -> "Drawing":
+        "Some of the videos."
+        numbers = range(self.videos) if self.only is None else self.only
+        return replace(self, only=tuple(int(numbers[i]) for i in positions))
 
     @property
     def content(self) -> str:
@@ -1081,9 +1098,9 @@ class Drawing:
 def _each(drawing, make, progress):
     "Results of `make(i)` for all videos of a drawing, in order, several at a time in threads."
     bar = dict(desc=f"drawing {drawing.name}", unit="video", mininterval=0.5, delay=2, leave=False)
+    n = len(drawing.entries)
     with ThreadPoolExecutor(_cores()) as pool:
-        made = pool.map(make, range(drawing.videos))
-        yield from tqdm(made, total=drawing.videos, disable=not progress, **bar)
+        yield from tqdm(pool.map(make, range(n)), total=n, disable=not progress, **bar)
 
 
 @patch
@@ -1103,7 +1120,7 @@ def draw(
             return frames
         return np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames])[..., None]
 
-    out = np.empty((self.videos, len(times), size, size, 1 if gray else 3), np.uint8)
+    out = np.empty((len(self.entries), len(times), size, size, 1 if gray else 3), np.uint8)
     for i, frames in enumerate(_each(self, make, progress)):
         out[i] = frames
     return out

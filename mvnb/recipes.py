@@ -355,6 +355,7 @@ SMOKE = Profile(
     backbones=TINY,
     model=GRAY,
     videos=Options(train=32, test=24),
+    scale=0.12,
     train_per_class=4,
     test_per_class=2,
     pretrain_clips=_SMOKE_CLIPS,

@@ -975,8 +975,17 @@ def test_gray_clips_are_the_luma_of_colour_clips(root, cache, cached):
         assert (b["clip"][:, :, 0].float() - luma).abs().max() <= 1.01
 
 
-def test_drawn_videos_have_no_motion_vectors_and_no_subsets():
+def test_drawn_videos_have_no_motion_vectors():
     with pytest.raises(ValueError, match="motion vectors"):
         drawn(motion=True)
-    with pytest.raises(ValueError, match="no files to choose from"):
-        drawn().index.limit(1)
+
+
+def test_some_drawn_videos_are_those_of_the_whole(cache):
+    index = drawn(n=20).index
+    some = index.subset([11, 3]).subset([1])
+    assert list(some.paths) == [index.paths[3]] and some.labels.tolist() == [index.labels[3]]
+    assert (some.drawing.video(0, size=24)[0] == index.drawing.video(3, size=24)[0]).all()
+    assert len({index.hash, some.hash, index.subset([3, 11]).hash}) == 3
+    assert len(index.limit(1)) == 8
+    read = ClipDataset(some, length=4, stride=3, size=24, train=False, mode="uniform").read(0)["clip"]
+    assert read.shape == (1, 3, 4, 24, 24)
