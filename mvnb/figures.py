@@ -23,7 +23,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from . import clips, explain, models, papers, protocols, puppets, recipes, runs, settings, show, tables
-from .augment import normalize, to_float
+from .augment import luma, normalize, to_float
 from .claims import COLUMNS, FEWEST, NOT_JUDGED, OTHERS, SAME_VIDEOS, Verdict, Verdicts
 from .claims import as_text, expectation_notes, is_expected, judge, number, seeds_note, wide
 from .outcomes import distinct, provenance_of, remarks, save_picture
@@ -52,6 +52,8 @@ class Definition:
     rows: tuple = ()  # of `tables.Row`: the pretrainings
     protocols: Mapping = field(default_factory=dict)  # how they are read: name -> as in READERS
     layer: str = ""  # a layer with a finer map than the last one
+    tiny: recipes.Options = recipes.Options()  # of the small profiles' backbone: a last map of 4×4 or more
+    tiny_layer: str = ""  # the finer layer there
     shows: str = "unbiased"  # the test on which its claims should show
     why: str = tables.BY_SCENE  # why there
 
@@ -127,6 +129,8 @@ def cells(
         for row in self.rows:
             its = row.profile(profile, self.paper)
             family = row.family or self.family
+            if self.tiny and profile not in recipes.PUBLISHED:
+                its = replace(its, model={**its.model, family: its.model[family] | self.tiny})
             start = videos.name
             if row.pretrain is not None:
                 start = row.pretrain.data if videos.real else row.pretrain.stand_in
@@ -328,10 +332,10 @@ def test_clips(
     stride: int,  # frames from one to the next
     size: int,  # side, pixels
     views: int = 1,  # clips per video
-    cache: str | None = None,  # as for `clips.ClipDataset`
+    **more,  # of `clips.ClipDataset`, such as cache
 ) -> clips.ClipDataset:
     "Evenly spaced centre-crop clips of an index."
-    return clips.ClipDataset(index, length, stride, size, views, mode="uniform", train=False, cache=cache)
+    return clips.ClipDataset(index, length, stride, size, views, mode="uniform", train=False, **more)
 
 
 def truth_of(
@@ -533,12 +537,20 @@ class Maps(Drawing):
         self.shown = {}  # test -> pictures of the examples, of the first seed
         for seed in plan.seeds:
             one = next(recipe for cell, recipe in plan.cells.items() if cell[-1] == seed)
-            cut = (one.clips.length, one.clips.stride, one.clips.size, one.test_views, one.clips.cache)
+            cut = (one.clips.length, one.clips.stride, one.clips.size, one.test_views)
             for test, data in one.tests:
-                dataset = test_clips(data.load(), *cut)
+                if test == recipes.FAIR:
+                    continue  # the same videos as the unbiased test
+                dataset = test_clips(data.load(), *cut, cache=one.clips.cache)
                 first = seed == plan.seeds[0]
                 some = self.chosen(test, dataset.index, examples) if first else []
                 self._measure(seed, test, dataset, workers, some, progress)
+
+    @property
+    def layer(self) -> str:
+        "The layer with the finer map, by name."
+        d = self.plan.definition
+        return d.tiny_layer if d.tiny and self.plan.profile not in recipes.PUBLISHED else d.layer
 
     def mask(self, clip: Tensor) -> Tensor:  # bool [B,H,W] or [B,T,H,W]
         "The method's mask of clips, float [B,3,T,H,W] in [0,1]."
@@ -552,7 +564,7 @@ class Maps(Drawing):
 @patch
 def _clip_shares(self: Maps, seed: int, clip: Tensor, truth: Tensor | None, keep: list) -> tuple:
     "Shares [B] of one clip per video, by key, and the maps of some of them; by the networks of a seed."
-    x = normalize(clip)
+    colours, gray = normalize(clip), normalize(luma(clip))
     found = {}
     pictures = {}
     inside = {self.own: self.mask(clip)}
@@ -563,7 +575,8 @@ def _clip_shares(self: Maps, seed: int, clip: Tensor, truth: Tensor | None, keep
     for (protocol, row, its), model in self.models.items():
         if its != seed:
             continue
-        for kind, map_ in look(model, x, self.plan.definition.layer).items():
+        x = gray if model.backbone.channels == 1 else colours
+        for kind, map_ in look(model, x, self.layer).items():
             for name, mask in inside.items():
                 found[protocol, row, seed, kind, name] = explain.activation_share(map_, mask).share
             pictures[protocol, row, kind] = map_[keep].cpu()

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mvnb import claims, clips, explain, figures, masks, recipes
-from mvnb.augment import normalize, to_float
+from mvnb.augment import luma, normalize, to_float
 from mvnb.papers.mac import supplement_figures as room
 
 NUMBERS = {"s2": room.MAC_RIGHT, "s3": room.SUPERVISED_RIGHT, "s4": room.NEITHER}
@@ -193,8 +193,8 @@ def test_the_shares_of_one_video_by_hand(drawn):
     members = np.flatnonzero(drawing.members(test)[0])
     i = int(members[len(members) // 2])
     index = drawing.answers.indexes[test, 0]
-    cut = (recipe.clips.length, recipe.clips.stride, recipe.clips.size, recipe.test_views, recipe.clips.cache)
-    dataset = figures.test_clips(index, *cut)
+    cut = (recipe.clips.length, recipe.clips.stride, recipe.clips.size, recipe.test_views)
+    dataset = figures.test_clips(index, *cut, cache=recipe.clips.cache)
     loader = clips.batches(dataset, 1, 0, shuffle=False, drop_last=False)
     batch = next(b for b in loader if int(b["index"][0]) == i)
     truth = figures.truth_of(dataset, [i])[0]
@@ -202,7 +202,7 @@ def test_the_shares_of_one_video_by_hand(drawn):
         model = figures.classifier_of(drawing.results["finetune", row, 0])
         shares = []
         for v in range(recipe.test_views):
-            x = normalize(to_float(batch["clip"][:, v]))
+            x = normalize(luma(to_float(batch["clip"][:, v])))
             with torch.no_grad():
                 said = int(model(x).argmax())
                 maps = model.backbone.features(x)

@@ -483,14 +483,3 @@ def test_supervised_needs_an_output_for_every_label():
         methods.build("supervised", classes=0)
     names = set(models.build("r2plus1d_tiny").state_dict())
     assert set(task.backbone.state_dict()) == names  # what later runs load
-
-
-def test_the_remark_s_numbers_are_those_of_the_executed_pages():
-    told = {"mac_table1_objectives": "24.3 ± 2.2", "mac_s_table1_r2plus1d_10": "29.4"}
-    for page, number in told.items():
-        cells = json.loads((ROOT / "outputs" / "demo" / f"{page}.ipynb").read_text(encoding="utf-8"))["cells"]
-        shown = "".join(
-            "".join(o.get("data", {}).get("text/plain", "")) for c in cells for o in c.get("outputs", [])
-        )
-        assert any(f"| {number} " in l for l in shown.splitlines() if l.startswith("| MAC-SC-2")), page
-        assert f"{number} %" in recipes.profile("demo").remarks["mac"]

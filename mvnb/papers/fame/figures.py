@@ -258,5 +258,7 @@ FIGURES = (
         rows=(Row("moco", "MoCo", "moco"), Row("fame", "MoCo + FAME", "fame", Options(beta=0.5))),
         protocols=READERS,
         layer="mixed_3c",
+        tiny=recipes.Options(blocks=("3b", "3c")),
+        tiny_layer="conv3d_2c_3x3",
     ),
 )

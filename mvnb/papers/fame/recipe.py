@@ -81,6 +81,7 @@ SOURCES = [
     (Source("ours", "moving clips"), ["*_clips.still", "*_clips.still_from"]),
     (Source("ours", "a video too short for a clip is looped"), ["*_clips.short"]),
     (Source("ours", "not used: crops are a random share of the frame"), ["*_clips.resize"]),
+    (Source("ours", "clips in colour"), ["*_clips.gray"]),
 ]
 
 # %% ../../../nbs/papers/fame/2_recipe.ipynb #59ae9b50

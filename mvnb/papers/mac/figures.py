@@ -217,5 +217,7 @@ FIGURES = (
         rows=(SUPERVISED, MAC_SC_2),
         protocols={"finetune": recipes.finetuning},
         layer="layer2",
+        tiny=recipes.Options(strides=((1, 4), (2, 2), (1, 1))),
+        tiny_layer="stem",
     ),
 )

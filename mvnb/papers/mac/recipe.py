@@ -97,6 +97,7 @@ _PRETRAINING = [
     (Source("released", "frames of an ordinary clip"), ["*_clips.still_from"]),
     (Source("ours", "ordinary clips; Still-UCF has 4"), ["*_clips.still"]),
     (Source("ours", "not used: frames are scaled, then cropped"), ["*_clips.scale", "*_clips.ratio"]),
+    (Source("ours", "clips in colour"), ["*_clips.gray"]),
     (Source("released", "how strong and how often; the paper names the augmentations"), ["photometric.*"]),
 ]
 
