@@ -127,6 +127,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'mvnb.boxes._csv_of': ('learn/boxes.html#_csv_of', 'mvnb/boxes.py'),
                             'mvnb.boxes._detect': ('learn/boxes.html#_detect', 'mvnb/boxes.py'),
                             'mvnb.boxes._done': ('learn/boxes.html#_done', 'mvnb/boxes.py'),
+                            'mvnb.boxes._drawn': ('learn/boxes.html#_drawn', 'mvnb/boxes.py'),
                             'mvnb.boxes._lines': ('learn/boxes.html#_lines', 'mvnb/boxes.py'),
                             'mvnb.boxes._looked_at': ('learn/boxes.html#_looked_at', 'mvnb/boxes.py'),
                             'mvnb.boxes._nearest': ('learn/boxes.html#_nearest', 'mvnb/boxes.py'),

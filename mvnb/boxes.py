@@ -253,6 +253,10 @@ def _truth(path: str) -> tuple:  # frames with a box, and the boxes
     return _seen(puppets.ground_truth(path)[1])
 
 
+def _drawn(index) -> bool:  # whether its videos are drawn when needed
+    return getattr(index, "drawing", None) is not None
+
+
 def _seen(boxes: np.ndarray) -> tuple:  # frames with a box, and the boxes
     seen = np.flatnonzero(boxes[:, 2] > boxes[:, 0])
     return seen, boxes[seen]
@@ -287,7 +291,7 @@ class TrueBoxes(Boxes):
     def check(self, index):
         "Finds the boxes of an index. Raises BoxesError where there is neither ground truth nor a CSV."
         self.given, self.reach = None, 0
-        if index.drawing is not None or index.path(0).with_suffix(".npz").is_file():
+        if _drawn(index) or index.path(0).with_suffix(".npz").is_file():
             return
         self.given = read_boxes(_csv_of(index), self.given_reach or None)
         self.reach = self.given.reach
@@ -296,7 +300,7 @@ class TrueBoxes(Boxes):
     def of(self, index, position: int) -> tuple:  # as `Boxes.of`
         if self.given:
             return self.given.of(index, position)
-        if index.drawing is not None:
+        if _drawn(index):
             return _seen(puppets.kept(index.drawing, None)[position])
         return _truth(str(index.path(position)))
 

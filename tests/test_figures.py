@@ -328,7 +328,7 @@ def test_the_shares_are_those_of_the_maps(maps):
 
 def test_both_maps_stay_in_range_and_differ(maps):
     model = maps.models["finetune", "moco", 0]
-    found = figures.look(model, torch.rand(2, 3, 8, 64, 64), "mixed_3c")
+    found = figures.look(model, torch.rand(2, 1, 8, 64, 64), "mixed_3b")
     assert set(found) == set(figures.MAPS) and all(
         m.shape == (2, 8, 64, 64) and m.min() >= 0 and m.max() <= 1 for m in found.values()
     )

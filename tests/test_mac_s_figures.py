@@ -56,7 +56,9 @@ def test_nothing_new_is_trained(place, profile):
         for number in ("3", "4", *NUMBERS)
     }
     for number in NUMBERS:
-        assert hashes[number] == hashes["4"] and set(hashes[number]) <= set(hashes["3"])
+        assert hashes[number] == hashes["4"]
+    shared = set(hashes["4"]) <= set(hashes["3"])
+    assert shared == (profile == "paper")  # small profiles draw maps with networks of their own
 
 
 def test_the_main_figure_still_draws_the_first_of_each_class(place):

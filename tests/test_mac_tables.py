@@ -313,10 +313,8 @@ def test_pages_share_their_pretrainings(place):
     plan = lambda maker, n: maker("mac", n).plan("demo")
     one, two, four = (plan(tables.table, n).cells for n in (1, 2, 4))
     assert one["MAC-SC-2", "UCF101", 0] == two["MAC-SC-2", "UCF101", 0]
-    still, look = plan(figures.figure, 3), plan(figures.figure, 4)
-    assert {r.hash for r in look.runs} < {r.hash for r in still.runs} and still.cells[
-        "finetune", "MAC-SC-2", 0
-    ] == one["MAC-SC-2", "UCF101", 0]
+    still = plan(figures.figure, 3)
+    assert still.cells["finetune", "MAC-SC-2", 0] == one["MAC-SC-2", "UCF101", 0]
     assert (
         four["FAME UCF-101", "Diving48", 0].parent
         == tables.table("fame", 3).plan("demo").cells["0.5", "UCF101", 0].parent
@@ -334,7 +332,7 @@ def test_random_and_supervised_rows(place):
     for cells in (demo, paper):
         assert (
             cells["Random Init. finetune", "UCF101", 0].parent is None
-            and not cells["Random Init. finetune", "UCF101", 0].model
+            and "weights" not in cells["Random Init. finetune", "UCF101", 0].model
         )
     assert (
         demo["Supervised K400 finetune", "UCF101", 0].parent.method == "supervised"
@@ -438,7 +436,7 @@ def test_the_demo_s_figures_say_what_it_changes_about_mac(stills):
         said in demo.provenance
         and said not in stills.provenance
         and said in str(demo)
-        and "MAC's contrast weighs 4" in said
+        and "stride is always 3" in said
     )
 
 
