@@ -38,6 +38,7 @@ class Backbone(nn.Module):
     "A video encoder. A subclass defines `features(clip) -> [B,D,t,h,w]`; `forward` pools and classifies."
 
     classifier_prefix = "fc."  # how the names of the classifier's parameters begin
+    channels = 3  # of the clips it takes; 1: gray
 
     def __init__(
         self,

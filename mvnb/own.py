@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from . import datasets, methods, models, protocols, recipes, runs, settings, show, tables
-from .augment import MEAN, STD, Photometric, normalize, to_float
+from .augment import MEAN, STD, Photometric, luma, normalize, to_float
 from .clips import ClipDataset, TooManyBadFiles, batches
 from .datasets import DatasetError, Index
 from .train import NonFiniteLoss, ResumeError, fit, to_device
@@ -864,7 +864,8 @@ def _dataset(index: Index, encoder, views: int) -> ClipDataset:
     stride = clips.stride
     if not isinstance(stride, int):  # trained with several strides: the middle one
         stride = sorted(stride)[len(stride) // 2]
-    return ClipDataset(index, clips.length, stride, clips.size, views, "uniform", train=False)
+    gray = encoder.channels == 1
+    return ClipDataset(index, clips.length, stride, clips.size, views, "uniform", train=False, gray=gray)
 
 
 def prepare(
@@ -874,12 +875,13 @@ def prepare(
 ) -> Tensor:  # float [views,3,T,size,size]; of pixels [B,3,T,H,W]
     "Clips as the encoder takes them. Raises VideoError for a file that cannot be read."
     if isinstance(source, Tensor):
-        clips = source if source.ndim == 5 else source[None]
+        clips = to_float(source if source.ndim == 5 else source[None])
+        clips = luma(clips) if encoder.channels == 1 else clips
     else:
         path = _absolute(source)
         index = Index("folder", "all", path.parent, [path.name], [-1], ())
-        clips = _dataset(index, encoder, views).read(0)["clip"]
-    return normalize(to_float(clips), encoder.mean, encoder.std)
+        clips = to_float(_dataset(index, encoder, views).read(0)["clip"])
+    return normalize(clips, encoder.mean, encoder.std)
 
 # %% ../nbs/use/41_own.ipynb #5bed8e19
 @dataclass(repr=False)

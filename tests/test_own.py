@@ -214,7 +214,7 @@ def test_what_was_asked_for_stays():
 @pytest.mark.parametrize("profile", recipes.PROFILES)
 def test_sizes_are_those_of_the_tables(profile, family):
     "Where nothing is asked for and the folder is large, the recipe is that of a table but for the data."
-    p = recipes.profile(profile, methods.owner("fame"))
+    p = recipes.coloured(recipes.profile(profile, methods.owner("fame")))
     table = recipes.pretraining(p, "fame", "puppets-u", family)
     for asked in (family, p.backbones[family]):
         mine = own._recipe(own.Wish("fame", profile, backbone=asked), 9999)
