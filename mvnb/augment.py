@@ -214,17 +214,18 @@ def on_chosen(
     return clip.index_copy(0, rows, change(clip.index_select(0, rows), *numbers))
 
 # %% ../nbs/clips/05_augment.ipynb #e35abb3a
+def _check_gray(photometric):
+    "Raises ValueError for gray clips whose colours would change."
+    if photometric.one_channel and photometric.one_by_one:
+        raise ValueError("one_channel has no colours to change one by one: use the jitter")
+
+# %% ../nbs/clips/05_augment.ipynb #b7c1d2e5
 @dataclass(frozen=True)
 class Photometric:
     "Probabilities and ranges of the augmentation (FAME, Implementation). Raises ValueError out of range."
 
     gray: float = 0.2  # probability of grayscale
-    jitter: tuple = (
-        0.4,
-        0.4,
-        0.4,
-        0.1,
-    )  # brightness, contrast, saturation in [1-x, 1+x]; hue in [-x, x] turns
+    jitter: tuple = (0.4, 0.4, 0.4, 0.1)  # brightness, contrast, saturation in [1-x, 1+x]; hue in ±x turns
     p_jitter: float = 0.8  # probability of colour jitter
     blur: float = 0.5  # probability of Gaussian blur
     sigma: tuple = (0.1, 2.0)  # of the blur, pixels
@@ -244,8 +245,7 @@ class Photometric:
                 raise ValueError(f"{name} is a probability, {getattr(self, name)} is not in [0,1]")
         if len(self.jitter) != 4 or not all(0 <= x <= 1 for x in self.jitter) or self.jitter[3] > 0.5:
             raise ValueError(f"jitter {self.jitter}: four numbers in [0,1], the last (hue) at most 0.5")
-        if self.one_channel and self.one_by_one:
-            raise ValueError("one_channel has no colours to change one by one: use the jitter")
+        _check_gray(self)
         if not 0 < self.sigma[0] <= self.sigma[1]:
             raise ValueError(f"sigma {self.sigma}: two numbers above 0, the smaller first")
         for name, most in (("brightness", 255), ("contrast", 1), ("saturation", 1), ("hue", 0.5)):

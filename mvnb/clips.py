@@ -319,15 +319,17 @@ class ClipDataset:
     def __len__(self):
         return len(self.index)
 
-    @property
-    def drawn(self) -> bool:
-        "Whether the videos are drawn when needed, and have no files."
-        return getattr(self.index, "drawing", None) is not None
+# %% ../nbs/clips/04_clips.ipynb #b7c1d2e4
+@patch(as_prop=True)
+def drawn(self: ClipDataset) -> bool:
+    "Whether the videos are drawn when needed, and have no files."
+    return getattr(self.index, "drawing", None) is not None
 
-    @property
-    def channels(self) -> int:
-        "Channels of a clip."
-        return 1 if self.gray else 3
+
+@patch(as_prop=True)
+def channels(self: ClipDataset) -> int:
+    "Channels of a clip."
+    return 1 if self.gray else 3
 
 # %% ../nbs/clips/04_clips.ipynb #dfc6d541
 @patch

@@ -139,7 +139,7 @@ def cells(
                 found[name, row.key, seed] = recipe
     return found
 
-
+# %% ../nbs/results/35_figures.ipynb #b7c1d2e7
 @dataclass
 class Plan(tables.Plan):
     "The runs of a figure; cells are (protocol, row key, seed) -> Recipe."

@@ -165,9 +165,9 @@ def _step(conv: str, inp: int, out: int, kernel: int, stride: tuple) -> list:
     layers += [nn.Conv3d(out, out, (3, 1, 1), (time, 1, 1), (1, 0, 0), bias=False)]
     return [*layers, nn.BatchNorm3d(out), nn.ReLU(True)]
 
-
+# %% ../nbs/learn/20_models.ipynb #b7c1d2e6
 class Plain3D(Backbone):
-    "A few 3D or (2+1)D convolutions without shortcuts: the tiny R3D and R(2+1)D. Raises ValueError as `ResNet3D`."
+    "A few 3D or (2+1)D convolutions without shortcuts: the tiny networks. Raises ValueError as `ResNet3D`."
 
     def __init__(
         self,

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['JOINTS', 'ACTIONS', 'CLASSES', 'NAMES', 'BIAS', 'SPLITS', 'FILED', 'SIZES', 'FRAMES', 'FPS', 'SIZE', 'VERSION',
-           'NEUTRAL', 'PATTERNS', 'POOL', 'LOOKS', 'CAMERAS', 'SKINS', 'HAIR', 'CLOTHES', 'ACTOR', 'skeleton', 'swing',
-           'pulse', 'snap', 'toward', 'action', 'wave', 'jumping_jack', 'squat', 'kick', 'run', 'bow', 'jump', 'slide',
-           'punch', 'clap', 'windmill', 'lunge', 'march', 'twist', 'stretch', 'throw', 'cartwheel', 'somersault',
-           'rest_pose', 'perform', 'scenes', 'scene_texture', 'camera_path', 'cast', 'render', 'catalogue', 'boxes_of',
+           'PATTERNS', 'POOL', 'LOOKS', 'CAMERAS', 'SKINS', 'HAIR', 'CLOTHES', 'ACTOR', 'skeleton', 'swing', 'pulse',
+           'snap', 'toward', 'action', 'wave', 'jumping_jack', 'squat', 'kick', 'run', 'bow', 'jump', 'slide', 'punch',
+           'clap', 'windmill', 'lunge', 'march', 'twist', 'stretch', 'throw', 'cartwheel', 'somersault', 'rest_pose',
+           'drift', 'perform', 'scenes', 'scene_texture', 'camera_path', 'cast', 'render', 'catalogue', 'boxes_of',
            'ground_truth', 'manifest', 'make', 'index', 'Drawing', 'kept']
 
 # %% ../nbs/clips/02_puppets.ipynb #77e36a25
@@ -341,9 +341,6 @@ def _known(name):
     if name not in CLASSES:
         raise ValueError(f"no puppet set {name!r}: choose one of {', '.join(NAMES)}")
 
-# %% ../nbs/clips/02_puppets.ipynb #9b731844
-NEUTRAL = dict.fromkeys(JOINTS, 0.0) | {"arm_l": -14, "arm_r": 14, "leg_l": -8, "leg_r": 8, "lean": 2}
-
 # %% ../nbs/clips/02_puppets.ipynb #b0da0b18
 def rest_pose(
     rng: np.random.Generator,  # draws the pose
@@ -365,11 +362,26 @@ def rest_pose(
     rest["lean"] = rng.uniform(-8, 12) if rng.random() < 0.8 else rng.uniform(25, 75)
     return rest
 
+# %% ../nbs/clips/02_puppets.ipynb #9b731844
+def drift(
+    rng: np.random.Generator,  # draws the poses, and how long each way takes
+    frames: int = FRAMES,  # number of frames T
+) -> dict:  # joint -> float [T], angles in degrees
+    "A resting pose that never rests: every 14 to 24 frames the body has reached another random pose."
+    ends = np.cumsum(rng.uniform(14, 24, frames // 14 + 2)) - rng.uniform(0, 14)
+    poses = [rest_pose(rng) for _ in range(len(ends) + 1)]
+    number = np.searchsorted(ends, np.arange(frames))
+    starts = np.r_[ends[0] - 20, ends]
+    weight = pulse((np.arange(frames) - starts[number]) / (starts[number + 1] - starts[number]) / 2)
+    before = {joint: np.array([pose[joint] for pose in poses[:-1]])[number] for joint in JOINTS}
+    after = {joint: np.array([pose[joint] for pose in poses[1:]])[number] for joint in JOINTS}
+    return {joint: toward(before[joint], after[joint], weight) for joint in JOINTS}
+
 # %% ../nbs/clips/02_puppets.ipynb #062eac9a
 def _swaying(rest, rng, frames):
     "The resting pose over time: float [T] for each joint."
     t = np.arange(frames)
-    pose = {joint: np.full(frames, float(rest[joint])) for joint in JOINTS}
+    pose = {joint: rest[joint] + np.zeros(frames) for joint in JOINTS}
     for joint in _ANGLES:
         pose[joint] += rng.uniform(1, 3) * swing(t / rng.uniform(18, 40) + rng.random())
     pose["dx"] += 0.012 * swing(t / rng.uniform(15, 30) + rng.random())
@@ -398,14 +410,15 @@ def _phase(way: dict, frames: int) -> np.ndarray:  # float [T], in cycles
 # %% ../nbs/clips/02_puppets.ipynb #e9c6d757
 def perform(
     name: str,  # an action, a key of ACTIONS
-    rng: np.random.Generator,  # draws the way of moving and the sway
+    rng: np.random.Generator,  # draws the way of moving, the sway, and the drift where `rest` is not given
     frames: int = FRAMES,  # number of frames T
-    rest: dict = NEUTRAL,  # joint -> angle in degrees where the action does not say
+    rest: dict | None = None,  # joint -> angle in degrees where the action does not say; None: it drifts
 ) -> dict:  # joint -> float [T]
     "One performance of an action: its joints over time. Raises ValueError for an unknown action."
     if name not in ACTIONS:
         raise ValueError(f"no puppet action {name!r}: choose one of {', '.join(ACTIONS)}")
     dive = name in CLASSES["puppets-d"]
+    rest = drift(rng, frames) if rest is None else rest
     way = _way(rng, dive)
     pose = _swaying(rest, rng, frames)
     for joint, moved in ACTIONS[name](_phase(way, frames), way["side"], rest).items():
@@ -745,10 +758,11 @@ def _project(points, pose_scale, path, rng, size):
     return out, scale * float(zoom.mean())
 
 # %% ../nbs/clips/02_puppets.ipynb #7895c804
-def _actor(rng: np.random.Generator, variety: float) -> tuple:  # resting pose, actor
-    "The common actor in the neutral pose, or one of its own with a pose of its own."
-    own, pose, actor = rng.random() < variety, rest_pose(rng), cast(rng)
-    return (pose, actor) if own else (NEUTRAL, ACTOR)
+def _actor(rng: np.random.Generator, variety: float) -> tuple:  # resting pose or None, actor
+    "The common actor, whose pose drifts, or one of its own with a pose of its own."
+    own = rng.random() < variety
+    rest, actor = rest_pose(rng), cast(rng)
+    return (rest, actor) if own else (None, ACTOR)
 
 
 def render(
@@ -1070,29 +1084,33 @@ class Drawing:
         every = catalogue(**options)
         return every if only is None else [every[i] for i in only]
 
-    def subset(
-        self,
-        positions,  # int [N], among the videos
-    ) -> "Drawing":
-        "Some of the videos."
-        numbers = range(self.videos) if self.only is None else self.only
-        return replace(self, only=tuple(int(numbers[i]) for i in positions))
-
     @property
     def content(self) -> str:
         "What the videos are, in one line: the same on every machine."
         return json.dumps(dict(version=VERSION, **asdict(self)), sort_keys=True)
 
-    def video(
-        self,
-        i: int,  # which video
-        **options,  # of `render`: size, times
-    ) -> tuple:  # rgb uint8 [N,size,size,3], mask bool [N,size,size]
-        "One video and its ground truth."
-        entry = self.entries[i]
-        act = CLASSES[self.name][entry["label"]]
-        options |= dict(seed=entry["seed"] + [1], camera=entry["camera"], variety=self.variety)
-        return render(self.name, act, entry["scene"], **options)
+# %% ../nbs/clips/02_puppets.ipynb #b7c1d2e3
+@patch
+def subset(
+    self: Drawing,
+    positions,  # int [N], among the videos
+) -> Drawing:
+    "Some of the videos."
+    numbers = range(self.videos) if self.only is None else self.only
+    return replace(self, only=tuple(int(numbers[i]) for i in positions))
+
+
+@patch
+def video(
+    self: Drawing,
+    i: int,  # which video
+    **options,  # of `render`: size, times
+) -> tuple:  # rgb uint8 [N,size,size,3], mask bool [N,size,size]
+    "One video and its ground truth."
+    entry = self.entries[i]
+    act = CLASSES[self.name][entry["label"]]
+    options |= dict(seed=entry["seed"] + [1], camera=entry["camera"], variety=self.variety)
+    return render(self.name, act, entry["scene"], **options)
 
 # %% ../nbs/clips/02_puppets.ipynb #a6ddd1a6
 def _each(drawing, make, progress):

@@ -63,9 +63,7 @@ class Row:
 
     key: str  # as in the CSV
     label: str  # as shown
-    method: str | None = (
-        None  # of `mvnb.methods.build`; "random": no pretraining; None: another work, never run
-    )
+    method: str | None = None  # of a method; "random": no pretraining; None: another work, never run
     params: Options = Options()  # of the method
     family: str = ""  # of the backbone; empty: the table's
     pretrain: Column | None = None  # data of the pretraining; None: the table's
@@ -786,6 +784,8 @@ def beside(
     for seed in plan.seeds:
         for row in rows:
             profile = row.profile(plan.profile, d.paper)
+            if encoder.model.get("channels", 3) == 3:
+                profile = recipes.coloured(profile)
             for column, data in videos.columns.items():
                 if data:
                     family = _family_of(encoder, profile, d.family)
