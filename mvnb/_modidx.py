@@ -1343,7 +1343,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'mvnb.puppets.cast': ('clips/puppets.html#cast', 'mvnb/puppets.py'),
                               'mvnb.puppets.catalogue': ('clips/puppets.html#catalogue', 'mvnb/puppets.py'),
                               'mvnb.puppets.clap': ('clips/puppets.html#clap', 'mvnb/puppets.py'),
-                              'mvnb.puppets.drift': ('clips/puppets.html#drift', 'mvnb/puppets.py'),
                               'mvnb.puppets.ground_truth': ('clips/puppets.html#ground_truth', 'mvnb/puppets.py'),
                               'mvnb.puppets.index': ('clips/puppets.html#index', 'mvnb/puppets.py'),
                               'mvnb.puppets.jump': ('clips/puppets.html#jump', 'mvnb/puppets.py'),

@@ -7,7 +7,7 @@ __all__ = ['JOINTS', 'ACTIONS', 'CLASSES', 'NAMES', 'BIAS', 'SPLITS', 'FILED', '
            'PATTERNS', 'POOL', 'LOOKS', 'CAMERAS', 'SKINS', 'HAIR', 'CLOTHES', 'ACTOR', 'skeleton', 'swing', 'pulse',
            'snap', 'toward', 'action', 'wave', 'jumping_jack', 'squat', 'kick', 'run', 'bow', 'jump', 'slide', 'punch',
            'clap', 'windmill', 'lunge', 'march', 'twist', 'stretch', 'throw', 'cartwheel', 'somersault', 'rest_pose',
-           'drift', 'perform', 'scenes', 'scene_texture', 'camera_path', 'cast', 'render', 'catalogue', 'boxes_of',
+           'perform', 'scenes', 'scene_texture', 'camera_path', 'cast', 'render', 'catalogue', 'boxes_of',
            'ground_truth', 'manifest', 'make', 'index', 'Drawing', 'kept']
 
 # %% ../nbs/clips/02_puppets.ipynb #77e36a25
@@ -362,26 +362,11 @@ def rest_pose(
     rest["lean"] = rng.uniform(-8, 12) if rng.random() < 0.8 else rng.uniform(25, 75)
     return rest
 
-# %% ../nbs/clips/02_puppets.ipynb #9b731844
-def drift(
-    rng: np.random.Generator,  # draws the poses, and how long each way takes
-    frames: int = FRAMES,  # number of frames T
-) -> dict:  # joint -> float [T], angles in degrees
-    "A resting pose that never rests: every 14 to 24 frames the body has reached another random pose."
-    ends = np.cumsum(rng.uniform(14, 24, frames // 14 + 2)) - rng.uniform(0, 14)
-    poses = [rest_pose(rng) for _ in range(len(ends) + 1)]
-    number = np.searchsorted(ends, np.arange(frames))
-    starts = np.r_[ends[0] - 20, ends]
-    weight = pulse((np.arange(frames) - starts[number]) / (starts[number + 1] - starts[number]) / 2)
-    before = {joint: np.array([pose[joint] for pose in poses[:-1]])[number] for joint in JOINTS}
-    after = {joint: np.array([pose[joint] for pose in poses[1:]])[number] for joint in JOINTS}
-    return {joint: toward(before[joint], after[joint], weight) for joint in JOINTS}
-
 # %% ../nbs/clips/02_puppets.ipynb #062eac9a
 def _swaying(rest, rng, frames):
     "The resting pose over time: float [T] for each joint."
     t = np.arange(frames)
-    pose = {joint: rest[joint] + np.zeros(frames) for joint in JOINTS}
+    pose = {joint: np.full(frames, float(rest[joint])) for joint in JOINTS}
     for joint in _ANGLES:
         pose[joint] += rng.uniform(1, 3) * swing(t / rng.uniform(18, 40) + rng.random())
     pose["dx"] += 0.012 * swing(t / rng.uniform(15, 30) + rng.random())
@@ -410,15 +395,14 @@ def _phase(way: dict, frames: int) -> np.ndarray:  # float [T], in cycles
 # %% ../nbs/clips/02_puppets.ipynb #e9c6d757
 def perform(
     name: str,  # an action, a key of ACTIONS
-    rng: np.random.Generator,  # draws the way of moving, the sway, and the drift where `rest` is not given
+    rng: np.random.Generator,  # draws the resting pose, the way of moving and the sway
     frames: int = FRAMES,  # number of frames T
-    rest: dict | None = None,  # joint -> angle in degrees where the action does not say; None: it drifts
 ) -> dict:  # joint -> float [T]
     "One performance of an action: its joints over time. Raises ValueError for an unknown action."
     if name not in ACTIONS:
         raise ValueError(f"no puppet action {name!r}: choose one of {', '.join(ACTIONS)}")
     dive = name in CLASSES["puppets-d"]
-    rest = drift(rng, frames) if rest is None else rest
+    rest = rest_pose(rng)
     way = _way(rng, dive)
     pose = _swaying(rest, rng, frames)
     for joint, moved in ACTIONS[name](_phase(way, frames), way["side"], rest).items():
@@ -758,11 +742,10 @@ def _project(points, pose_scale, path, rng, size):
     return out, scale * float(zoom.mean())
 
 # %% ../nbs/clips/02_puppets.ipynb #7895c804
-def _actor(rng: np.random.Generator, variety: float) -> tuple:  # resting pose or None, actor
-    "The common actor, whose pose drifts, or one of its own with a pose of its own."
-    own = rng.random() < variety
-    rest, actor = rest_pose(rng), cast(rng)
-    return (rest, actor) if own else (None, ACTOR)
+def _actor(rng: np.random.Generator, variety: float) -> dict:
+    "The common actor, or one of the video's own."
+    own, actor = rng.random() < variety, cast(rng)
+    return actor if own else ACTOR
 
 
 def render(
@@ -774,13 +757,12 @@ def render(
     camera: str = "still",  # one of CAMERAS
     frames: int = FRAMES,  # number of frames T
     size: int = SIZE,  # side of a frame in pixels: the same video at any size
-    variety: float = 0.0,  # chance that the actor has clothes, build and resting pose of its own
+    variety: float = 0.0,  # chance that the actor has clothes and a build of its own
     times: np.ndarray | None = None,  # int [N]: which frames to draw, below `frames`; None: all
 ) -> tuple:  # rgb uint8 [N,size,size,3], mask bool [N,size,size]: True = puppet
     "Film a puppet: frames and foreground mask. Raises ValueError for an unknown action, scene or camera."
     rng = np.random.default_rng(seed)
-    rest, actor = _actor(rng, variety)
-    pose = perform(act, rng, frames, rest)
+    actor, pose = _actor(rng, variety), perform(act, rng, frames)
     if scene is None:
         scene = int(rng.choice(scenes(name)))
     path = camera_path(camera, rng.spawn(1)[0], frames)  # apart: another camera, the same performance

@@ -282,7 +282,8 @@ def test_a_fine_tuning_starts_from_its_parent(store):
     parent = ensure(pre())
     loaded, meta = models.read_weights(parent.weights)
     assert from_json(meta["recipe"]) == parent.recipe
-    child, orphan = ensure(tune(parent.recipe)), ensure(recipes.finetuning(SMOKE, "puppets-u", None, "i3d"))
+    child = ensure(tune(parent.recipe))
+    orphan = ensure(recipes.finetuning(SMOKE, "puppets-u", None, "i3d", seed=1))
     a, b = (models.read_weights(r.folder / "classifier.safetensors")[0] for r in (child, orphan))
     names = [k for k in loaded if k.endswith("weight") and loaded[k].ndim == 5]
     near, far = (sum((w["backbone." + k] - loaded[k]).abs().sum() for k in names) for w in (a, b))
@@ -690,7 +691,7 @@ def test_epsilon_goes_from_a_pretraining_to_its_evaluation(store, monkeypatch, k
         dataclasses.replace(child, parent=parent)
     encoder = own.load_encoder(weights)
     assert epsilons(encoder) == {1e-5}
-    assert models.read_weights(weights)[1]["recipe"]["model"] == {"bn_eps": 1e-5}
+    assert models.read_weights(weights)[1]["recipe"]["model"] == {"bn_eps": 1e-5, "channels": 1}
 
 
 # ---------------------------------------------------------------- several processes, and kills
