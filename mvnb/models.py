@@ -183,8 +183,8 @@ class Plain3D(Backbone):
             raise ValueError(f"widths {widths} and strides {strides}: give one of each per stage")
         super().__init__(widths[-1], num_classes, dropout)
         self.channels = channels
-        self.stages = ["stem", *(f"layer{number}" for number in range(1, len(widths)))]
-        for name, inp, out, stride in zip(self.stages, (channels, *widths), widths, strides):
+        self.stages = [f"layer{number}" for number in range(1, len(widths))]
+        for name, inp, out, stride in zip(("stem", *self.stages), (channels, *widths), widths, strides):
             side = kernel if name == "stem" else 3
             setattr(self, name, nn.Sequential(*_step(conv, inp, out, side, tuple(stride))))
         if num_classes is not None:
@@ -192,7 +192,7 @@ class Plain3D(Backbone):
         _initialise(self)
 
     def features(self, clip: Tensor) -> Tensor:  # [B,3,T,H,W] -> [B,128,T/2,H/16,W/16] with the defaults
-        x = _channels_last(clip, self.channels)
+        x = self.stem(_channels_last(clip, self.channels))
         for name in self.stages:
             x = getattr(self, name)(x)
         return x

@@ -565,7 +565,7 @@ def test_a_plain_network_is_its_convolutions_in_a_row(conv):
     torch.manual_seed(0)
     model = models.Plain3D(conv, widths=(4, 6), strides=((1, 2), (2, 2)), channels=1).eval()
     x = clip = torch.randn(2, 1, 6, 16, 16)
-    layers = [layer for name in model.stages for layer in getattr(model, name)]
+    layers = [layer for name in ("stem", *model.stages) for layer in getattr(model, name)]
     for norm in layers[1::3]:
         norm.running_mean.normal_()
         norm.running_var.uniform_(0.5, 2)
