@@ -157,7 +157,9 @@ class Site:
         if re.match(r"[a-z][a-z0-9+.-]*:|#", target, re.I):
             return target
         path, _, anchor = target.partition("#")
-        path = os.path.normpath(str(PurePosixPath(source).parent / path))
+        # an executed page has the links of its notebook, which stands in a folder of nbs
+        folder = "nbs/tables" if source.startswith("outputs/") else PurePosixPath(source).parent
+        path = os.path.normpath(str(folder / PurePosixPath(path)))
         if path in self.pages:
             there = self.pages[path]
         elif (self.root / path).is_file():
