@@ -257,6 +257,11 @@ def _drawn(index) -> bool:  # whether its videos are drawn when needed
     return getattr(index, "drawing", None) is not None
 
 
+@functools.lru_cache(maxsize=8)
+def _drawn_boxes(drawing) -> np.ndarray:  # opened once, not for every sample
+    return puppets.kept(drawing, None)
+
+
 def _seen(boxes: np.ndarray) -> tuple:  # frames with a box, and the boxes
     seen = np.flatnonzero(boxes[:, 2] > boxes[:, 0])
     return seen, boxes[seen]
@@ -301,7 +306,7 @@ class TrueBoxes(Boxes):
         if self.given:
             return self.given.of(index, position)
         if _drawn(index):
-            return _seen(puppets.kept(index.drawing, None)[position])
+            return _seen(_drawn_boxes(index.drawing)[position])
         return _truth(str(index.path(position)))
 
     def __eq__(self, other):  # asked for in the same way, whatever `check` found

@@ -902,13 +902,9 @@ def _make_one(job):
     return dict(entry, sha256=_sha256(video), truth_sha256=_sha256(truth))
 
 # %% ../nbs/clips/02_puppets.ipynb #87eb1c24
-def _cores():
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _run(folder, name, variety, entries, workers, progress):
     "Make all entries; the list that comes back keeps their order."
-    pool = ThreadPoolExecutor(max(1, workers or min(_cores(), 8)))
+    pool = ThreadPoolExecutor(max(1, workers or min(settings.cores(), 8)))
     made = pool.map(_make_one, [(folder, name, variety, entry) for entry in entries])
     bar = dict(desc=f"making {name}", unit="video", mininterval=0.5, leave=False)
     try:
@@ -1099,7 +1095,7 @@ def _each(drawing, make, progress):
     "Results of `make(i)` for all videos of a drawing, in order, several at a time in threads."
     bar = dict(desc=f"drawing {drawing.name}", unit="video", mininterval=0.5, delay=2, leave=False)
     n = len(drawing.entries)
-    with ThreadPoolExecutor(_cores()) as pool:
+    with ThreadPoolExecutor(settings.cores()) as pool:
         yield from tqdm(pool.map(make, range(n)), total=n, disable=not progress, **bar)
 
 

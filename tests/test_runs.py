@@ -981,3 +981,24 @@ def test_bars_are_put_back(store):
         assert clips.tqdm is not before[0]
         assert list(clips.tqdm([1, 2], desc="x")) == [1, 2]
     assert (clips.tqdm, train.tqdm) == before
+
+
+def test_a_fair_probe_is_trained_without_bias(store):
+    "Its head sees the probe split alone, and is tested on the unbiased test."
+    recipe = recipes.linear_probing(SMOKE, "puppets-u", pre())
+    assert recipes.fair_training(recipe) == dataclasses.replace(recipe.data, split="probe")
+    assert dict(recipe.tests)[recipes.FAIR] == dict(recipe.tests)["unbiased"]
+    hashes = runs.manifests(recipe)
+    assert hashes[f"train {recipes.FAIR}"] == dataclasses.replace(recipe.data, split="probe").load().hash
+    assert set(ensure(recipe).metrics) == {"biased", "unbiased", recipes.FAIR}
+    with pytest.raises(ValueError, match="fair probe"):
+        dataclasses.replace(recipe, params={}, schedule=SMOKE.finetune)
+
+
+def test_settings_are_chosen_on_videos_that_no_page_reports():
+    dev = dataclasses.replace(SMOKE, dev=True)
+    for seed in (0, 100):
+        chosen, told = (recipes.tests_of(p, "puppets-u", seed=seed) for p in (dev, SMOKE))
+        assert [data.split for _, data in chosen] == ["dev-biased", "dev-unbiased"]
+        assert not {data.load().hash for _, data in chosen} & {data.load().hash for _, data in told}
+        assert {data.seed for _, data in chosen + told} == {seed}
