@@ -760,6 +760,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'mvnb.models._changes': ('learn/models.html#_changes', 'mvnb/models.py'),
                              'mvnb.models._channels_last': ('learn/models.html#_channels_last', 'mvnb/models.py'),
                              'mvnb.models._compare': ('learn/models.html#_compare', 'mvnb/models.py'),
+                             'mvnb.models._early_pool': ('learn/models.html#_early_pool', 'mvnb/models.py'),
                              'mvnb.models._eps_remark': ('learn/models.html#_eps_remark', 'mvnb/models.py'),
                              'mvnb.models._fate': ('learn/models.html#_fate', 'mvnb/models.py'),
                              'mvnb.models._fitted': ('learn/models.html#_fitted', 'mvnb/models.py'),

@@ -211,7 +211,14 @@ def same_padding(
 class Unit3D(nn.Module):
     "Convolution with SAME padding, then batch norm and ReLU unless it is the classifier."
 
-    def __init__(self, inp: int, out: int, kernel: int = 1, stride: int = 1, classifier: bool = False):
+    def __init__(
+        self,
+        inp: int,  # channels
+        out: int,  # channels
+        kernel: int | tuple = 1,  # one number, or (T, H, W)
+        stride: int | tuple = 1,  # one number, or (T, H, W)
+        classifier: bool = False,  # a bias, and neither batch norm nor ReLU
+    ):
         super().__init__()
         self.conv3d = nn.Conv3d(inp, out, kernel, stride, bias=classifier)
         self.batch3d = None if classifier else nn.BatchNorm3d(out, eps=1e-3)
@@ -280,6 +287,11 @@ def _scaled(channels: int, width: float) -> int:
     return max(round(channels * width), 1)
 
 
+def _early_pool(keep: bool) -> nn.Module:
+    "Halves height and width, or leaves the map as it is."
+    return SamePool((1, 3, 3), (1, 2, 2)) if keep else nn.Identity()
+
+
 def _trunk(blocks: tuple, inp: int, width: float) -> dict:
     "Inception blocks by name, a pooling before the first block of stage 4 and of stage 5."
     layers = {}
@@ -306,23 +318,23 @@ class I3D(Backbone):
         dropout: float = 0.0,  # before the classifier
         width: float = 1.0,  # multiplies every number of channels
         blocks: tuple = tuple(INCEPTION),  # to keep; a stage without blocks has no pooling before it either
+        stem: tuple = (7, 2),  # kernel and stride of the first convolution; each a number, or (T, H, W)
+        pools: tuple = ("2a", "3a"),  # spatial poolings to keep between the first convolutions
         channels: int = 3,  # of a clip; 1: gray
     ):
-        b0, _, b1, _, b2, b3 = INCEPTION[blocks[-1]]
-        super().__init__(sum(_scaled(n, width) for n in (b0, b1, b2, b3)), num_classes, dropout)
         first, second = _scaled(64, width), _scaled(192, width)
+        layers = _trunk(blocks, second, width)
+        super().__init__(layers[f"mixed_{blocks[-1]}"].out, num_classes, dropout)
         self.channels = channels
-        self.conv3d_1a_7x7 = Unit3D(channels, first, 7, 2)
-        self.maxPool3d_2a_3x3 = SamePool((1, 3, 3), (1, 2, 2))
+        self.conv3d_1a_7x7 = Unit3D(channels, first, *stem)
+        self.maxPool3d_2a_3x3 = _early_pool("2a" in pools)
         self.conv3d_2b_1x1 = Unit3D(first, first)
         self.conv3d_2c_3x3 = Unit3D(first, second, 3)
-        self.maxPool3d_3a_3x3 = SamePool((1, 3, 3), (1, 2, 2))
-        layers = _trunk(blocks, second, width)
+        self.maxPool3d_3a_3x3 = _early_pool("3a" in pools)
         self.trunk = list(layers)
         for name, layer in layers.items():
             setattr(self, name, layer)
-        if num_classes is not None:
-            self.conv3d_0c_1x1 = Unit3D(self.dim, num_classes, classifier=True)
+        self.conv3d_0c_1x1 = Unit3D(self.dim, num_classes, classifier=True) if num_classes else None
         _initialise(self)
 
     def features(self, clip: Tensor) -> Tensor:  # [B,3,T,H,W] -> [B,1024,T/8,H/32,W/32]
@@ -379,7 +391,7 @@ register("r2plus1d_tiny", Plain3D, conv="2plus1d")
 register("r3d_18", ResNet3D, conv="3d")
 register("r3d_tiny", Plain3D, conv="3d")
 register("i3d", I3D)
-register("i3d_tiny", I3D, width=0.25, blocks=("3b", "3c", "4b", "4f"))
+register("i3d_tiny", I3D, width=0.25, blocks=("3b", "4b"), stem=((3, 5, 5), (1, 4, 4)), pools=("2a",))
 register("s3d", S3D)
 
 # %% ../nbs/learn/20_models.ipynb #08889c2f

@@ -210,7 +210,7 @@ def test_a_sample_does_not_depend_on_its_batch(net, clip):
     [
         ("r2plus1d_tiny", "layer2"),
         ("r3d_tiny", "stem.0"),
-        ("i3d_tiny", "mixed_3c"),
+        ("i3d_tiny", "mixed_3b"),
         ("i3d_tiny", "conv3d_2b_1x1.batch3d"),
         ("s3d", None),
     ],
