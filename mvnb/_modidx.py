@@ -939,6 +939,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'mvnb.pages.Parameters.__init__': ('results/pages.html#parameters.__init__', 'mvnb/pages.py'),
                             'mvnb.pages.Parameters.checked': ('results/pages.html#parameters.checked', 'mvnb/pages.py'),
                             'mvnb.pages.Parameters.read': ('results/pages.html#parameters.read', 'mvnb/pages.py'),
+                            'mvnb.pages.Trials': ('results/pages.html#trials', 'mvnb/pages.py'),
+                            'mvnb.pages.Trials.checked': ('results/pages.html#trials.checked', 'mvnb/pages.py'),
                             'mvnb.pages._cells': ('results/pages.html#_cells', 'mvnb/pages.py'),
                             'mvnb.pages.assigned': ('results/pages.html#assigned', 'mvnb/pages.py'),
                             'mvnb.pages.checked': ('results/pages.html#checked', 'mvnb/pages.py'),

@@ -372,6 +372,17 @@ def test_the_quality_page_runs_and_refuses(tmp_path):
     assert done.returncode and "unknown parameter 'sed'; did you mean 'seed'" in done.stderr
 
 
+def test_settings_are_tried_on_worlds_that_no_page_reports(tmp_path):
+    page = ROOT / "nbs" / "explore" / "demo_settings.ipynb"
+    done = papermill(page, tmp_path / "bad.ipynb", "-p", "profile", "smoke", "-p", "seeds", "99,100")
+    assert done.returncode and "pages report the worlds below 100" in done.stderr
+    done = papermill(page, tmp_path / "out.ipynb", "-p", "profile", "smoke", "-p", "seeds", "100,")
+    assert done.returncode == 0, done.stderr[-3000:]
+    text = json.dumps(outputs_of(tmp_path / "out.ipynb"))
+    assert "supervised" in text and "fine-tuned, unbiased" in text
+    assert '"{}"' in text  # no run failed
+
+
 def test_the_explorer_run_by_a_program_leaves_a_picture(tmp_path):
     done = papermill(ROOT / "nbs" / "explore" / "masks.ipynb", tmp_path / "out.ipynb")
     assert done.returncode == 0, done.stderr[-3000:]
