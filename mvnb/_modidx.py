@@ -944,6 +944,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'mvnb.pages._cells': ('results/pages.html#_cells', 'mvnb/pages.py'),
                             'mvnb.pages.assigned': ('results/pages.html#assigned', 'mvnb/pages.py'),
                             'mvnb.pages.checked': ('results/pages.html#checked', 'mvnb/pages.py'),
+                            'mvnb.pages.checked_trials': ('results/pages.html#checked_trials', 'mvnb/pages.py'),
                             'mvnb.pages.notebook_of': ('results/pages.html#notebook_of', 'mvnb/pages.py')},
             'mvnb.papers.fame.figures': { 'mvnb.papers.fame.figures.Looks': ( 'papers/fame/figures.html#looks',
                                                                               'mvnb/papers/fame/figures.py'),
