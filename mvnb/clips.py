@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader, default_collate
 from tqdm.auto import tqdm
 
 from . import puppets, settings
-from .video import VideoError, num_frames, read_clip, read_video
+from .video import VideoError, crop_motion, num_frames, read_clip, read_video
 
 # %% ../nbs/clips/04_clips.ipynb #35e2e197
 class _Digest(ISeedSequence):
@@ -250,15 +250,13 @@ def _check_options(dataset):
         raise ValueError("the index holds no video: check its split and root with `mvnb data check`")
     if dataset.cache not in (None, "memory", "disk"):
         raise ValueError(f"cache {dataset.cache!r} is not known: use None, 'memory' or 'disk'")
-    if (dataset.cache or dataset.drawn) and dataset.motion:
-        raise ValueError("motion vectors are read from the files: use cache=None with motion=True")
     if dataset.mode not in ("random", "uniform", "dense"):
         raise ValueError(f"mode {dataset.mode!r} is not known: use random, uniform or dense")
     _check_strides(dataset.stride, dataset.mode)
     still, length = dataset.still, dataset.length
     if still < 0 or still and (length % still or dataset.mode == "dense"):
         raise ValueError(f"still={still}: use a divisor of the length {length}, and mode random or uniform")
-    _all_positive(length=length, size=dataset.size, views=dataset.views)
+    _all_positive(length=length, size=dataset.size, views=dataset.views, motion_grid=dataset.motion_grid or 1)
     _check_frames(dataset)
     _check_sizes(dataset)
 
@@ -304,6 +302,7 @@ class ClipDataset:
     test_resize: tuple | None = None  # (width, height): scaled to it, then the centre window (evaluation)
     still_from: str = "third"  # almost still frames: spread over it, or those of an ordinary "clip" in it
     gray: bool = False  # clips of one gray channel instead of red, green and blue
+    motion_grid: int | None = None  # rows and columns of the motion field; None: one cell for 8×8 pixels
 
     def __post_init__(self):
         self.scale, self.ratio = tuple(self.scale), tuple(self.ratio)
@@ -316,10 +315,12 @@ class ClipDataset:
         self.labels = np.array(self.index.labels, dtype=np.int64)
         self.failed: dict[str, str] = {}  # path -> reason
 
-    def __len__(self):
-        return len(self.index)
-
 # %% ../nbs/clips/04_clips.ipynb #b7c1d2e4
+@patch
+def __len__(self: ClipDataset) -> int:
+    return len(self.index)
+
+
 @patch(as_prop=True)
 def drawn(self: ClipDataset) -> bool:
     "Whether the videos are drawn when needed, and have no files."
@@ -330,6 +331,12 @@ def drawn(self: ClipDataset) -> bool:
 def channels(self: ClipDataset) -> int:
     "Channels of a clip."
     return 1 if self.gray else 3
+
+
+@patch(as_prop=True)
+def cells(self: ClipDataset) -> tuple:
+    "Rows and columns of a clip's motion field."
+    return (self.motion_grid or -(-self.size // 8),) * 2
 
 # %% ../nbs/clips/04_clips.ipynb #dfc6d541
 @patch
@@ -356,7 +363,7 @@ def hash(self: ClipDataset) -> str:  # 16 hexadecimal digits
         "train",
         "centre",
     ]
-    chosen = ("still", "same_time", "resize", "test_resize", "gray")
+    chosen = ("still", "same_time", "resize", "test_resize", "gray", "motion_grid")
     names += [name for name in chosen if getattr(self, name)]
     names += [
         name for name, usual in (("short", "wrap"), ("still_from", "third")) if getattr(self, name) != usual
@@ -426,7 +433,7 @@ def read(
     self: ClipDataset,
     position: int,  # of the video in the index
     epoch: int = 0,  # epoch, from 0
-) -> dict:  # "clip" uint8 [V,C,T,H,W]; "mv" float32 [V,T,2,H/8,W/8], "has_mv" bool; "boxes" float32 [V,T,P,4]
+) -> dict:  # "clip" uint8 [V,C,T,H,W]; "mv" float32 [V,T,2,h,w], "has_mv" bool; "boxes" float32 [V,T,P,4]
     "One sample, read from its file, or drawn. Raises VideoError."
     if self.drawn:
         return self._read_drawn(position, epoch)
@@ -440,7 +447,8 @@ def read(
         jobs = [(frames, functools.partial(crop, view)) for view, frames in enumerate(times)]
     else:
         jobs = [(times.reshape(-1), functools.partial(crop, 0))]
-    clips = [read_clip(path, frames, (self.size, self.size), cut, self.motion) for frames, cut in jobs]
+    options = dict(size=(self.size, self.size), motion=self.motion, grid=self.cells)
+    clips = [read_clip(path, frames, crop=cut, **options) for frames, cut in jobs]
     out = {"clip": _views([_coloured(clip.rgb, self.gray) for clip in clips], self.length, 1)}
     if self.motion:
         out["mv"] = _views([clip.mv for clip in clips], self.length, 0)
@@ -481,11 +489,10 @@ def _boxes(self: ClipDataset, position, times, cuts):
 def _zeros(self: ClipDataset):
     "What stands in for a sample that cannot be read."
     views, length = self.views, self.length
-    cells = -(-self.size // 8)
     out = {"clip": torch.zeros(views, self.channels, length, self.size, self.size, dtype=torch.uint8)}
     if self.motion:
-        out["mv"] = torch.zeros(views, length, 2, cells, cells)
-        out["has_mv"] = torch.zeros(views, length, cells, cells, dtype=torch.bool)
+        out["mv"] = torch.zeros(views, length, 2, *self.cells)
+        out["has_mv"] = torch.zeros(views, length, *self.cells, dtype=torch.bool)
     if self.boxes is not None:
         out["boxes"] = torch.zeros(views, length, 0, 4)
     return out
@@ -573,10 +580,10 @@ def order(
     return [positions for positions in mine if positions]
 
 # %% ../nbs/clips/04_clips.ipynb #d4755d5b
-def _collate(samples):
-    "Samples as one batch."
+def _about(samples):
+    "All that a batch holds but its clips."
     batch = {}
-    for key in ("clip", "mv", "has_mv"):
+    for key in ("mv", "has_mv"):
         if key in samples[0]:
             batch[key] = default_collate([sample[key] for sample in samples])  # a worker's: in shared memory
     if "boxes" in samples[0]:
@@ -587,6 +594,11 @@ def _collate(samples):
     for sample in samples:
         batch["failed"] |= sample["failed"]
     return batch
+
+
+def _collate(samples):
+    "Samples as one batch."
+    return _about(samples) | {"clip": default_collate([sample["clip"] for sample in samples])}
 
 # %% ../nbs/clips/04_clips.ipynb #c37c3bf6
 class _Samples(torch.utils.data.Dataset):
@@ -629,9 +641,9 @@ def batches(
 ):  # iterator of dict
     """Batches of an epoch: "clip" uint8 [B,V,C,T,H,W], "label" and "index" int64 [B], "ok" bool [B].
 
-    Also "epoch" and "step"; with motion "mv" float32 [B,V,T,2,H/8,W/8] and "has_mv" bool [B,V,T,H/8,W/8];
-    with boxes "boxes" float32 [B,V,T,P,4] in pixels. Raises TooManyBadFiles when over 1 % of a training
-    set cannot be read, ValueError for impossible numbers."""
+    Also "epoch" and "step"; with motion "mv" float32 [B,V,T,2,h,w] and "has_mv" bool [B,V,T,h,w], one cell
+    for 8×8 pixels unless `motion_grid` is set; with boxes "boxes" float32 [B,V,T,P,4] in pixels. Raises
+    TooManyBadFiles when over 1 % of a training set cannot be read, ValueError for impossible numbers."""
     if start < 0 or workers < 0:
         raise ValueError(f"start {start}, workers {workers}: neither may be negative")
     steps = order(dataset, batch_size, epoch, seed, shuffle, drop_last, rank, world)[start:]
@@ -654,11 +666,14 @@ def _batches(dataset, steps, epoch, workers, start):
 class _Decoded:
     "Decoded videos: frames uint8 [T,h,w,C] or None, native size of files, {position: reason} of failures."
 
-    def __init__(self, frames, native, failed, times=None):
+    def __init__(self, frames, native, failed, times=None, motion=None):
         self.frames = frames
         self.native = native  # (height, width)
         self.failed = failed
         self.times = times  # numbers of the frames that are there, ascending; None: all
+        self.motion = (
+            motion  # float32 [T,3,h,w] of all whole frames: dx, dy, 1 where there is one; None: not read
+        )
 
     def length(self, position):
         "Frames of a video, those that are not there included."
@@ -671,28 +686,38 @@ class _Decoded:
         frames = self.frames[position]
         return [frames[t] for t in times]
 
+    def motion_at(self, position, times):
+        "The motion field of whole frames: mv float32 [T,2,h,w] in their pixels, has_mv bool [T,h,w]."
+        field = torch.from_numpy(self.motion[position][times])
+        return field[:, :2], field[:, 2] > 0
+
     @property
     def nbytes(self):
-        return sum(frames.nbytes for frames in self.frames if frames is not None)
+        return sum(array.nbytes for array in [*self.frames, *(self.motion or [])] if array is not None)
 
 # %% ../nbs/clips/04_clips.ipynb #cbee4021
-def _decode(path, short):
-    "Frames and native size of a video; None and the reason where it cannot be read."
+def _decode(path, short, motion):
+    "Frames, motion field and native size of a video; None, None and the reason where it cannot be read."
     try:
         native = tuple(read_clip(path, [0]).rgb.shape[2:])
-        rgb = read_video(path, size=min(short, *native)).rgb
-        return np.ascontiguousarray(rgb.permute(1, 2, 3, 0).numpy()), native
+        size, field = min(short, *native), None
+        if motion:
+            clip = read_clip(path, range(num_frames(path)), size, motion=True, grid="frame")
+            field = torch.cat([clip.mv, clip.has_mv[:, None]], 1).numpy()
+        else:
+            clip = read_video(path, size=size)
+        return np.ascontiguousarray(clip.rgb.permute(1, 2, 3, 0).numpy()), field, native
     except VideoError as error:
-        return None, error.reason
+        return None, None, error.reason
 
 # %% ../nbs/clips/04_clips.ipynb #bfa88cc6
-def _decode_all(index, short):
+def _decode_all(index, short, motion):
     "Decoded videos in order; a few ahead in threads."
     n, cores = len(index), max(1, settings.workers())
     bar = tqdm(total=n, desc=f"decoding at {short} px", unit="video", mininterval=0.5, delay=2, leave=False)
 
     def decode(i):
-        return _decode(index.path(i), short)
+        return _decode(index.path(i), short, motion)
 
     with ThreadPoolExecutor(cores) as pool, bar:
         for first in range(0, n, 8 * cores):
@@ -701,9 +726,9 @@ def _decode_all(index, short):
                 yield decoded
 
 # %% ../nbs/clips/04_clips.ipynb #4ed99c94
-def _stamp(index, short):
+def _stamp(index, short, motion):
     "Hash over the index and the size and time of every file: changed, added and removed files change it."
-    where = f"{index.hash}/{short}/{Path(index.root).resolve()}"
+    where = f"{index.hash}/{short}/{Path(index.root).resolve()}" + "/motion" * motion
     digest = hashlib.sha256(where.encode("utf-8", "surrogateescape"))
     for i in range(len(index)):
         try:
@@ -718,46 +743,48 @@ _held: OrderedDict = OrderedDict()  # stamp -> _Decoded, the one used last at th
 _held_lock, _HELD_BYTES = threading.Lock(), 2 << 30
 
 
-def _decode_to_memory(index, short):
-    frames, native = [], []
-    failed = {}
-    for i, (decoded, about) in enumerate(_decode_all(index, short)):
+def _decode_to_memory(index, short, motion):
+    frames, fields = [], []
+    native, failed = [], {}
+    for i, (decoded, field, about) in enumerate(_decode_all(index, short, motion)):
         frames.append(decoded)
+        fields.append(field)
         native.append(about)
         if decoded is None:
             failed[i] = about
-    return _Decoded(frames, native, failed)
+    return _Decoded(frames, native, failed, motion=fields if motion else None)
 
 # %% ../nbs/clips/04_clips.ipynb #1d05c3ab
-def _in_memory(index, short):
+def _in_memory(index, short, motion):
     "The decoded set, held in memory; the sets not used for longest make room for it."
     with _held_lock:
-        stamp = _stamp(index, short)
+        stamp = _stamp(index, short, motion)
         if stamp not in _held:
-            _held[stamp] = _decode_to_memory(index, short)
+            _held[stamp] = _decode_to_memory(index, short, motion)
         _held.move_to_end(stamp)
         while len(_held) > 1 and sum(held.nbytes for held in _held.values()) > _HELD_BYTES:
             _held.popitem(last=False)
         return _held[stamp]
 
 # %% ../nbs/clips/04_clips.ipynb #9a1bc9fe
-_FORMAT = 1
+_FORMAT = 2
 
 
-def _write(index, short, stamp, folder):
-    "Decode a set into a folder: frames.bin, one video after the other, and index.json, which says where."
-    shapes, native = [], []
-    failed = {}
-    with open(folder / "frames.bin", "wb") as file:
-        for i, (frames, about) in enumerate(_decode_all(index, short)):
+def _write(index, short, motion, stamp, folder):
+    "Decode a set into a folder: frames.bin and motion.bin, one video after the other, and index.json."
+    shapes, fields = [], []
+    native, failed = [], {}
+    with open(folder / "frames.bin", "wb") as frames_file, open(folder / "motion.bin", "wb") as motion_file:
+        for i, (frames, field, about) in enumerate(_decode_all(index, short, motion)):
             if frames is None:
                 failed[i], about = about, None
-            else:
-                frames.tofile(file)
-            shapes.append(None if frames is None else frames.shape)
             native.append(about)
+            for array, file, known in ((frames, frames_file, shapes), (field, motion_file, fields)):
+                known.append(None if array is None else array.shape)
+                if array is not None:
+                    array.tofile(file)
     meta = {"format": _FORMAT, "stamp": stamp, "shapes": shapes, "native": native, "failed": failed}
-    (folder / "index.json").write_text(json.dumps(meta))
+    (folder / "index.json").write_text(json.dumps(meta | {"fields": fields}))
 
 # %% ../nbs/clips/04_clips.ipynb #44a2873b
 def _meta(folder, stamp):
@@ -771,35 +798,44 @@ def _meta(folder, stamp):
     return meta
 
 # %% ../nbs/clips/04_clips.ipynb #da90f9d1
+def _mapped(file, shapes, kind):
+    "Arrays that lie in a file one after the other, mapped into memory; None where the file is not that long."
+    sizes = [int(np.prod(shape)) if shape else 0 for shape in shapes]
+    if not file.is_file() or file.stat().st_size != sum(sizes) * np.dtype(kind).itemsize:
+        return None
+    flat = np.memmap(file, kind, "r") if sum(sizes) else np.empty(0, kind)
+    arrays, start = [], 0
+    for size, shape in zip(sizes, shapes):
+        arrays.append(flat[start : start + size].reshape(shape) if shape else None)
+        start += size
+    return arrays
+
+
 def _open(folder, stamp):
     "The stored set, or None when it is absent, stale or damaged."
-    file, meta = folder / "frames.bin", _meta(folder, stamp)
-    if meta is None or not file.is_file():
+    meta = _meta(folder, stamp)
+    if meta is None:
         return None
-    sizes = [int(np.prod(shape)) if shape else 0 for shape in meta["shapes"]]
-    if file.stat().st_size != sum(sizes):
+    frames = _mapped(folder / "frames.bin", meta["shapes"], np.uint8)
+    motion = _mapped(folder / "motion.bin", meta["fields"], np.float32)
+    if frames is None or motion is None:
         return None
-    flat = np.memmap(file, np.uint8, "r") if sum(sizes) else np.empty(0, np.uint8)
-    frames, start = [], 0
-    for size, shape in zip(sizes, meta["shapes"]):
-        frames.append(flat[start : start + size].reshape(shape) if shape else None)
-        start += size
     native = [tuple(pair) if pair else None for pair in meta["native"]]
-    return _Decoded(frames, native, {int(i): reason for i, reason in meta["failed"].items()})
+    return _Decoded(frames, native, {int(i): reason for i, reason in meta["failed"].items()}, motion=motion)
 
 # %% ../nbs/clips/04_clips.ipynb #6c36efe7
-def _on_disk(index, short):
+def _on_disk(index, short, motion):
     "The decoded set, opened from the cache's folder or written there, by one process at a time."
-    stamp, parent = _stamp(index, short), settings.cache() / "clips"
+    stamp, parent = _stamp(index, short, motion), settings.cache() / "clips"
     parent.mkdir(parents=True, exist_ok=True)
-    folder = parent / f"{index.hash[:16]}-{short}"
+    folder = parent / (f"{index.hash[:16]}-{short}" + "-motion" * motion)
     with FileLock(str(folder) + ".lock"):
         found = _open(folder, stamp)
         if found is not None:
             return found
         fresh = Path(tempfile.mkdtemp(prefix=folder.name + ".", dir=parent))
         try:
-            _write(index, short, stamp, fresh)
+            _write(index, short, motion, stamp, fresh)
             shutil.rmtree(folder, ignore_errors=True)
             os.replace(fresh, folder)
         finally:
@@ -817,7 +853,8 @@ def _drawn(dataset):
     if dataset.mode != "random":
         times = np.unique(dataset.times(0, 0, puppets.FRAMES))
     frames = np.asarray(puppets.kept(drawing, dataset.cache_size, times, dataset.gray))
-    return _Decoded(frames, [(puppets.SIZE, puppets.SIZE)] * len(frames), {}, times)
+    motion = np.asarray(puppets.kept(drawing, "motion")) if dataset.motion else None
+    return _Decoded(frames, [(puppets.SIZE, puppets.SIZE)] * len(frames), {}, times, motion)
 
 
 @patch
@@ -828,7 +865,7 @@ def decoded(self: ClipDataset) -> _Decoded:  # the whole set, decoded once
             self._store = _drawn(self)
         else:
             open_cache = _in_memory if self.cache == "memory" else _on_disk
-            self._store = open_cache(self.index, self.cache_size)
+            self._store = open_cache(self.index, self.cache_size, self.motion)
     return self._store
 
 
@@ -858,7 +895,7 @@ def _cut(
 # %% ../nbs/clips/04_clips.ipynb #9670631c
 @patch
 def _read_cached(self: ClipDataset, position, epoch, out):
-    "Write the views of one sample into `out` [V,C,T,H,W]; returns their boxes, if any."
+    "Write the views of one sample into `out` [V,C,T,H,W]; returns what else `read` gives of them."
     store = self.decoded()
     frames, (height, width) = store.frames[position], store.native[position]
     shrink = np.array([frames.shape[1] / height, frames.shape[2] / width] * 2)
@@ -866,15 +903,24 @@ def _read_cached(self: ClipDataset, position, epoch, out):
     cuts = [self.box(position, epoch, view, height, width) for view in range(self.views)]
     for clip, at, cut in zip(out, times, cuts):
         _cut(store.at(position, at), shrink * cut, self.size, clip)
-    return self._boxes(position, times, cuts) if self.boxes is not None else None
+    found = {}
+    if self.motion:
+        square = (self.size, self.size)
+        fields = [
+            crop_motion(*store.motion_at(position, at), cut, square, self.cells)
+            for at, cut in zip(times, cuts)
+        ]
+        found["mv"], found["has_mv"] = (torch.stack(parts) for parts in zip(*fields))
+    if self.boxes is not None:
+        found["boxes"] = self._boxes(position, times, cuts)
+    return found
 
 
 @patch
 def _read_drawn(self: ClipDataset, position, epoch):
     "One sample of a drawing, as `read` gives it."
     clip = self._zeros()["clip"]
-    boxes = self._read_cached(position, epoch, clip.numpy())
-    return {"clip": clip} if boxes is None else {"clip": clip, "boxes": boxes}
+    return {"clip": clip} | self._read_cached(position, epoch, clip.numpy())
 
 # %% ../nbs/clips/04_clips.ipynb #e91e82f4
 @patch
@@ -895,16 +941,10 @@ def _from_cache(dataset, steps, epoch):
     "Batches like those of `_from_files`."
     shape = (dataset.views, dataset.channels, dataset.length, dataset.size, dataset.size)
     for positions in steps:
-        clip, boxes = np.zeros((len(positions), *shape), np.uint8), []
-        batch = {"index": [], "ok": [], "failed": {}}
+        clip = np.zeros((len(positions), *shape), np.uint8)
+        samples = []
         for row, wanted in zip(clip, positions):
             position, ok, failed = dataset._readable(wanted, epoch)
-            read = dataset._read_cached(position, epoch, row) if ok else dataset._zeros().get("boxes")
-            boxes.append(read)
-            batch["index"].append(position)
-            batch["ok"].append(ok)
-            batch["failed"] |= failed
-        batch |= {key: torch.tensor(batch[key]) for key in ("index", "ok")}
-        if dataset.boxes is not None:
-            batch["boxes"] = _stacked(boxes)
-        yield batch | {"clip": torch.from_numpy(clip)}
+            found = dataset._read_cached(position, epoch, row) if ok else dataset._zeros()
+            samples.append(found | {"index": position, "ok": ok, "failed": failed})
+        yield _about(samples) | {"clip": torch.from_numpy(clip)}

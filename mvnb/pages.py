@@ -129,7 +129,7 @@ FIRST_TRIAL = 100  # pages report smaller worlds
 
 
 def checked_trials(values: dict) -> dict:
-    "Parameters of trials with their types put right. Raises ParameterError as `checked`, and for other worlds."
+    "Parameters of trials, types put right. Raises ParameterError as `checked`, and for worlds of pages."
     found = checked(values | dict(data=None))
     del found["data"]
     if min(found["seeds"]) < FIRST_TRIAL:

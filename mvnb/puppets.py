@@ -26,12 +26,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from fastcore.basics import patch
 from filelock import FileLock
 from tqdm.auto import tqdm
 
 from . import settings
-from .video import write_video
+from .video import read_clip, write_video
 
 # %% ../nbs/clips/02_puppets.ipynb #28ed51e7
 _ANGLES = ("lean", "neck", "arm_l", "elbow_l", "arm_r", "elbow_r", "leg_l", "knee_l", "leg_r", "knee_r")
@@ -1121,7 +1122,7 @@ def draw(
         out[i] = frames
     return out
 
-
+# %% ../nbs/clips/02_puppets.ipynb #a6ddd1a7
 @patch
 def boxes(
     self: Drawing,
@@ -1129,6 +1130,25 @@ def boxes(
 ) -> np.ndarray:  # float32 [videos,FRAMES,4]: x0, y0, x1, y1 in pixels of a frame of SIZE
     "The box around the puppet in every frame of every video."
     return np.stack(list(_each(self, lambda i: boxes_of(self.video(i)[1]), progress)))
+
+
+@patch
+def motion(
+    self: Drawing,
+    progress: bool = True,  # show a bar
+) -> (
+    np.ndarray
+):  # float32 [videos,FRAMES,3,h,w]: dx and dy in pixels of a frame of SIZE, and 1 where there is one
+    "The motion vectors that the videos have as files: each is encoded, and its vectors are read."
+
+    def make(i):
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "video.mp4"
+            write_video(file, self.video(i)[0], FPS, options=_H264 | {"bf": LOOKS[self.name]["bframes"]})
+            clip = read_clip(file, range(FRAMES), motion=True)
+        return torch.cat([clip.mv, clip.has_mv[:, None]], 1).numpy()
+
+    return np.stack(list(_each(self, make, progress)))
 
 # %% ../nbs/clips/02_puppets.ipynb #dc5d512f
 def _save_whole(folder, array, what):
@@ -1165,12 +1185,12 @@ def _opened(folder):
 # %% ../nbs/clips/02_puppets.ipynb #fa89e5b1
 def kept(
     drawing: Drawing,
-    size: int | None,  # side of a frame, pixels; None: boxes instead of frames
+    size: int | str | None,  # side of a frame, pixels; None: boxes instead of frames; "motion": vectors
     times: tuple | None = None,  # which frames; None: all
     gray: bool = False,  # one channel instead of three
     progress: bool = True,  # show a bar
-) -> np.ndarray:  # uint8 [videos,T,size,size,C], or boxes float32 [videos,FRAMES,4]; read-only
-    "What a drawing's `draw` or `boxes` give, from the cache: drawn on first use, verified when opened."
+) -> np.ndarray:  # uint8 [videos,T,size,size,C]; boxes float32 [videos,FRAMES,4]; as `motion`; read-only
+    "What a drawing's `draw`, `boxes` or `motion` give: made on first use, verified when opened."
     times = None if times is None else [int(t) for t in times]
     what = dict(content=drawing.content, size=size, times=times, gray=gray)
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
@@ -1181,6 +1201,8 @@ def kept(
             return found
         if size is None:
             array = drawing.boxes(progress)
+        elif size == "motion":
+            array = drawing.motion(progress)
         else:
             array = drawing.draw(size, times and tuple(times), gray, progress)
         _save_whole(folder, array, what)

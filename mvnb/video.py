@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BACKEND', 'Size', 'Crop', 'VideoError', 'NoMotionVectors', 'write_video', 'Clip', 'read_clip', 'num_frames',
-           'read_video', 'Probe', 'probe', 'probe_table']
+           'read_video', 'Probe', 'probe', 'probe_table', 'crop_motion']
 
 # %% ../nbs/clips/01_video.ipynb #a7407c1f
 import bisect
@@ -692,11 +692,15 @@ def read_clip(
     motion: bool = False,  # with motion vectors
     *,
     backend: str | None = None,  # None: BACKEND, or PyAV where that fails; "decord" or "av" insists
+    grid: tuple
+    | str
+    | None = None,  # of the field: (rows, columns); None: 8×8 pixels a cell; "frame": see below
 ) -> Clip:  # rgb uint8 [3,T,H,W]; mv float32 [T,2,ceil(H/8),ceil(W/8)] and has_mv where motion is asked for
     """Frames of a video, exact and upright; cropped, then resized; with motion vectors on request.
 
+    With grid="frame" the motion field is that of the whole frame, in its own pixels, for `crop_motion`.
     Raises VideoError with path and reason for bad files and indices, NoMotionVectors where the codec has none
-    (MGM, Sec. 3.2), ValueError for a crop, size or backend that is not possible.
+    (MGM, Sec. 3.2), ValueError for a crop, size, grid or backend that is not possible.
     """
     if backend not in (None, "decord", "av"):
         raise ValueError(f'backend must be None, "decord" or "av", got {backend!r}')
@@ -709,7 +713,7 @@ def read_clip(
         raise NoMotionVectors(text, f"{scan.no_motion}; transcode it to H.264 or use optical flow")
     clip = None
     if motion:
-        clip = _read_motion(text, wanted, crop, size, scan)
+        clip = _read_motion(text, wanted, crop, size, grid, scan)
     elif (backend or BACKEND) == "decord":
         clip = _try_decord(text, wanted, crop, size, scan, insist=backend == "decord")
     if clip is None:
@@ -988,28 +992,56 @@ def _spread(fields: list, distances: np.ndarray, height: int, width: int) -> tup
     return np.stack(total), np.where(strong > 0, strong, weak)
 
 # %% ../nbs/clips/01_video.ipynb #b8a73aa5
-def _overlap(start: float, length: float, out: int, cells: int, mirrored: int | None) -> np.ndarray:
-    "[clip cells, native cells] shares of an axis: `out` pixels show `length` native ones from `start` on."
-    edge = start + np.minimum(8 * np.arange(math.ceil(out / 8) + 1), out) * length / out
+def _edges(out: int, cells: int | None) -> np.ndarray:
+    "Where the cells of an axis of `out` pixels begin, and the last one ends; None: every 8 pixels."
+    if cells is None:
+        return np.minimum(8 * np.arange(math.ceil(out / 8) + 1), out)
+    return np.linspace(0, out, cells + 1)
+
+
+def _overlap(axis: tuple, native_cells: int, mirrored: int | None = None) -> np.ndarray:
+    "[clip cells, native cells] shares of an axis (start, length, out, cells), which shows `length` in `out`."
+    start, length, out, cells = axis
+    edge = start + _edges(out, cells) * length / out
     if mirrored is not None:
         edge = mirrored - edge  # the native axis runs the other way
     low = np.minimum(edge[1:], edge[:-1])[:, None]
     high = np.maximum(edge[1:], edge[:-1])[:, None]
-    native = 8 * np.arange(cells)
+    native = 8 * np.arange(native_cells)
     covered = np.minimum(high, native + 8) - np.maximum(low, native)
     return np.clip(covered, 0, None) / (high - low)
 
 
-def _shares(turns: int, box, size, native, cells) -> tuple[np.ndarray, np.ndarray]:
-    "The matrices of shares along native rows and along native columns."
+def _axes(box: tuple, size: Sequence[int], grid: tuple | None) -> tuple[tuple, tuple]:
+    "Rows and columns of a clip's field: where each starts, its length, its pixels and its cells."
     top, left, h, w = box
-    along_rows = (top, h, size[0])
-    along_columns = (left, w, size[1])
+    rows, columns = grid or (None, None)
+    if grid and min(rows, columns) < 1:
+        raise ValueError(f"grid {grid} is not possible: use (rows, columns), each 1 or more")
+    return (top, h, size[0], rows), (left, w, size[1], columns)
+
+
+def _shares(turns: int, axes: tuple, native, cells) -> tuple[np.ndarray, np.ndarray]:
+    "The matrices of shares along native rows and along native columns."
+    along_rows, along_columns = axes
     if turns % 2:  # what runs down the upright frame runs across the native one
         along_rows, along_columns = along_columns, along_rows
     height = native[0] if turns in (2, 3) else None
     width = native[1] if turns in (1, 2) else None
-    return _overlap(*along_rows, cells[0], height), _overlap(*along_columns, cells[1], width)
+    return _overlap(along_rows, cells[0], height), _overlap(along_columns, cells[1], width)
+
+# %% ../nbs/clips/01_video.ipynb #c18a07a1
+def _averaged(steps: np.ndarray, present: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> tuple:
+    "Mean [2,T,h,w] over the covered part of each new cell, and where at least half of a cell is covered."
+    covered = rows @ present.astype(np.float64) @ columns.T
+    there = covered >= 0.5 - 1e-9
+    return (rows @ (steps * present) @ columns.T) * (there / np.maximum(covered, 1e-9)), there
+
+
+def _in_clip_pixels(dx, dy, present, box, size) -> tuple[Tensor, Tensor]:
+    "A field in pixels of the original as one in pixels of the clip: mv float32 [T,2,h,w], has_mv."
+    mv = np.stack([dx * (size[1] / box[3]), dy * (size[0] / box[2])], 1)
+    return torch.from_numpy(mv.astype(np.float32)), torch.from_numpy(np.ascontiguousarray(present))
 
 # %% ../nbs/clips/01_video.ipynb #c18a07a5
 def _motion(
@@ -1019,22 +1051,22 @@ def _motion(
     turns: int,  # quarter turns, counterclockwise, that make it upright
     box: tuple,  # crop: (top, left, height, width) in the upright frame
     size: Sequence[int],  # height and width of the clip
+    grid: tuple | str | None = None,  # see `read_clip`
 ) -> tuple[Tensor, Tensor]:  # mv [T,2,h,w], has_mv [T,h,w]
     "The decoder's vectors as a motion field of the clip."
+    if grid == "frame":
+        size = native[::-1] if turns % 2 else native
+        return _motion(fields, distances, native, turns, (0, 0, *size), size)
     total, count = _spread(fields, distances, *native)
-    rows, columns = _shares(turns, box, size, native, count.shape[1:])
-    covered = rows @ (count > 0).astype(np.float64) @ columns.T
-    dx, dy = rows @ (total / np.maximum(count, 1)) @ columns.T  # native cells without a vector hold 0
+    shares = _shares(turns, _axes(box, size, grid), native, count.shape[1:])
+    (dx, dy), present = _averaged(total / np.maximum(count, 1), count > 0, *shares)
     if turns % 2:
-        covered = covered.swapaxes(-1, -2)
+        present = present.swapaxes(-1, -2)
         dx = dx.swapaxes(-1, -2)
         dy = dy.swapaxes(-1, -2)
     for _ in range(turns):
         dx, dy = dy, -dx
-    present = covered >= 0.5 - 1e-9
-    weight = present / np.maximum(covered, 1e-9)  # the mean is over the covered part of a cell
-    mv = np.stack([dx * (size[1] / box[3]), dy * (size[0] / box[2])], 1) * weight[:, None]
-    return torch.from_numpy(mv.astype(np.float32)), torch.from_numpy(present)
+    return _in_clip_pixels(dx, dy, present, box, size)
 
 # %% ../nbs/clips/01_video.ipynb #a0aad066
 class _Recorder:
@@ -1055,7 +1087,7 @@ class _Recorder:
             self.turns = _turns(frame)
 
 
-def _read_motion(path: str, wanted: list[int], crop, size, scan: _Scan) -> Clip:
+def _read_motion(path: str, wanted: list[int], crop, size, grid, scan: _Scan) -> Clip:
     "The wanted frames through PyAV, with their motion."
     seen = _Recorder(scan.codec)
     kinds = {}
@@ -1063,4 +1095,18 @@ def _read_motion(path: str, wanted: list[int], crop, size, scan: _Scan) -> Clip:
     rgb, box = _gather(path, _pictures(decoded, seen.note), crop, size)
     refs = _references(*_stamped(path))
     distances = np.array([_distances(index, scan, refs, kinds) for index in seen.indices])
-    return Clip(rgb, *_motion(seen.fields, distances, seen.native, seen.turns, box, rgb.shape[2:]))
+    return Clip(rgb, *_motion(seen.fields, distances, seen.native, seen.turns, box, rgb.shape[2:], grid))
+
+# %% ../nbs/clips/01_video.ipynb #7e65c0a3
+def crop_motion(
+    mv: Tensor,  # float32 [T,2,h,w]: the field of whole frames, on cells of 8×8 pixels
+    has_mv: Tensor,  # bool [T,h,w]
+    box: tuple,  # top, left, height, width of the crop, in pixels of those frames
+    size: tuple[int, int],  # height and width of the clip, pixels
+    grid: tuple | None = None,  # rows and columns of the result; None: cells of 8×8 pixels
+) -> tuple[Tensor, Tensor]:  # mv [T,2,rows,columns] in pixels of the clip, has_mv [T,rows,columns]
+    "The motion field of a crop that is resized, as `read_clip` with this crop and size gives it."
+    rows, columns = _axes(box, size, grid)
+    shares = (_overlap(rows, mv.shape[2]), _overlap(columns, mv.shape[3]))
+    (dx, dy), present = _averaged(mv.numpy().swapaxes(0, 1), has_mv.numpy(), *shares)
+    return _in_clip_pixels(dx, dy, present, box, size)

@@ -505,7 +505,7 @@ def test_a_damaged_disk_cache_is_made_again(root, cache, damage):
 
 
 def test_a_failed_build_leaves_nothing_behind(root, cache, monkeypatch):
-    def fail(path, short):
+    def fail(path, short, motion):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as m:
@@ -576,7 +576,7 @@ def test_hash_tells_what_a_batch_holds(root):
     "bad,match",
     [
         (dict(cache="tape"), "tape"),
-        (dict(cache="memory", motion=True), "motion"),
+        (dict(motion=True, motion_grid=-1), "motion_grid"),
         (dict(mode="odd"), "odd"),
         (dict(stride=(1, 2), mode="uniform"), "strides"),
         (dict(size=0), "size 0"),
@@ -975,9 +975,30 @@ def test_gray_clips_are_the_luma_of_colour_clips(root, cache, cached):
         assert (b["clip"][:, :, 0].float() - luma).abs().max() <= 1.01
 
 
-def test_drawn_videos_have_no_motion_vectors():
-    with pytest.raises(ValueError, match="motion vectors"):
-        drawn(motion=True)
+def test_drawn_videos_have_the_vectors_of_their_files(cache, tmp_path):
+    kw = dict(length=8, stride=2, size=32, views=2, motion=True, motion_grid=12)
+    data = drawn(n=6, **kw)
+    options = puppets._H264 | dict(bf=puppets.LOOKS["puppets-u"]["bframes"])
+    names = [f"{i}.mp4" for i in range(6)]
+    for i, name in enumerate(names):
+        video.write_video(tmp_path / name, data.index.drawing.video(i)[0], puppets.FPS, options=options)
+    files = ClipDataset(Videos(tmp_path, names, data.labels), **kw)
+    for position in (0, 5):
+        one, other = data.read(position), files.read(position)
+        assert torch.equal(one["has_mv"], other["has_mv"]) and one["has_mv"].any()
+        assert torch.allclose(one["mv"], other["mv"], atol=1e-5)
+    tests = [ClipDataset(d.index, **kw, mode="uniform", train=False).read(2) for d in (data, files)]
+    assert torch.allclose(tests[0]["mv"], tests[1]["mv"], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["memory", "disk"])
+@pytest.mark.parametrize("grid", [None, 12, 5])
+def test_cached_vectors_are_those_of_the_files(root, cache, kind, grid):
+    kw = dict(views=2, mode="random", size=32, motion=True, motion_grid=grid)
+    for a, b in zip(whole(videos(root), **kw), whole(videos(root), cache=kind, **kw)):
+        assert a["mv"].shape == b["mv"].shape == (len(a["index"]), 2, 8, 2, grid or 4, grid or 4)
+        assert torch.equal(a["has_mv"], b["has_mv"]) and a["has_mv"].any()
+        assert torch.allclose(a["mv"], b["mv"], atol=1e-4)
 
 
 def test_some_drawn_videos_are_those_of_the_whole(cache):

@@ -354,15 +354,18 @@ def test_motion_is_scaled_with_the_resize_and_cut_with_the_crop(folder):
     )
 
 
-def slow_grid(fields, distances, native, turns, box, size):
+def slow_grid(fields, distances, native, turns, box, size, grid=None):
     "The same by loops over pixels: paint vectors on their cells, turn, average under every cell of the clip."
     rows, cols = -(-native[0] // 8), -(-native[1] // 8)
     top, left, h, w = box
     H, W = size
-    mv, has = (
-        np.zeros((len(fields), 2, -(-H // 8), -(-W // 8))),
-        np.zeros((len(fields), -(-H // 8), -(-W // 8)), bool),
-    )
+    down = [min(8 * i, H) * h for i in range(-(-H // 8) + 1)]  # edges of cells, in tiny pixels
+    across = [min(8 * j, W) * w for j in range(-(-W // 8) + 1)]
+    if grid:
+        down = [i * H * h // grid[0] for i in range(grid[0] + 1)]
+        across = [j * W * w // grid[1] for j in range(grid[1] + 1)]
+    mv = np.zeros((len(fields), 2, len(down) - 1, len(across) - 1))
+    has = np.zeros((len(fields), len(down) - 1, len(across) - 1), bool)
     for t, field in enumerate(fields):
         cells = {}
         for v in [] if field is None else field:
@@ -392,7 +395,7 @@ def slow_grid(fields, distances, native, turns, box, size):
         dx, dy, seen = fine(dx * W / w), fine(dy * H / h), fine(there)
         for i in range(mv.shape[2]):
             for j in range(mv.shape[3]):
-                cell = np.s_[8 * i * h : min(8 * i + 8, H) * h, 8 * j * w : min(8 * j + 8, W) * w]
+                cell = np.s_[down[i] : down[i + 1], across[j] : across[j + 1]]
                 share = seen[cell].mean()
                 if share >= 0.5 - 1e-9:
                     has[t, i, j] = True
@@ -421,9 +424,9 @@ FIELD = np.dtype(
 
 
 @hyp(max_examples=30, deadline=None)
-@given(st.integers(0, 2**31), st.integers(0, 3), st.booleans())
-def test_grid_equals_a_slow_oracle(seed, turns, crop):
-    "Every block size, both directions, rotation, crop and resize, against loops over pixels."
+@given(st.integers(0, 2**31), st.integers(0, 3), st.booleans(), st.booleans())
+def test_grid_equals_a_slow_oracle(seed, turns, crop, own_grid):
+    "Every block size, both directions, rotation, crop, resize and grid, against loops over pixels."
     rng = np.random.default_rng(seed)
     native = (32, 40)
     fields = [None]
@@ -444,10 +447,15 @@ def test_grid_equals_a_slow_oracle(seed, turns, crop):
     height, width = native[::-1] if turns % 2 else native
     box = (3, 5, height - 11, width - 9) if crop else (0, 0, height, width)
     size = (17, 24) if crop else (height, width)
-    mv, has = video._motion(fields, distances, native, turns, box, size)
-    want_mv, want_has = slow_grid(fields, distances, native, turns, box, size)
-    assert np.array_equal(has.numpy(), want_has)
-    assert np.allclose(mv.numpy(), want_mv, atol=1e-4)
+    grid = (size[0], size[1] // 4) if own_grid else None
+    want_mv, want_has = slow_grid(fields, distances, native, turns, box, size, grid)
+    whole = video._motion(fields, distances, native, turns, (0, 0, height, width), (height, width))
+    for mv, has in (
+        video._motion(fields, distances, native, turns, box, size, grid),
+        video.crop_motion(*whole, box, size, grid),
+    ):
+        assert np.array_equal(has.numpy(), want_has)
+        assert np.allclose(mv.numpy(), want_mv, atol=1e-4)
 
 
 def test_placeholder_vectors_of_mpeg4_b_frames_are_absent(folder):
