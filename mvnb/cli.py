@@ -84,6 +84,23 @@ def _data_make(args) -> int:
         print(puppets.make(name, seed=args.seed, scale=scale))
     return 0
 
+
+def _transcode(args) -> int:
+    "Encodes a data set's videos anew as H.264."
+    from mvnb import datasets, settings, transcode
+
+    root = args.source
+    if args.source in datasets.SPLITS and not args.source.startswith("puppets-"):
+        root = settings.data_root(args.source)
+        if root is None:
+            raise ValueError(f"{args.source} has no root: set it under [data] in settings.local.ini")
+    encoding = transcode.Encoding(args.short or None, args.gop, args.bframes, args.crf, args.preset)
+    found = transcode.transcode(root, args.target, encoding, settings.jobs("cpu"), args.limit)
+    print(found)
+    if args.source != str(root):
+        print(f"To use it: {args.source} = {found.target.absolute()} under [data] in settings.local.ini")
+    return int(bool(found.failed))
+
 # %% ../nbs/use/43_cli.ipynb #dbb6205b
 def _boxes(args) -> int:
     "Finds the people in the videos of a data set."
@@ -781,6 +798,17 @@ _MAKE = (
     arg("--scale", type=float, help="share of the full number of videos"),
     arg("--seed", type=int, default=0),
 )
+_ENCODING = (
+    arg("source", metavar="DATA", help="a data set such as ssv2, or a folder"),
+    arg("target", metavar="FOLDER", help="for the copies; the originals are only read"),
+    arg("--short", type=int, default=240, help="short side, pixels; 0: as it is; default %(default)s"),
+    arg("--gop", type=int, default=12, help="frames from one key frame to the next; default %(default)s"),
+    arg("--bframes", type=int, default=0, help="B-frames between two references; default %(default)s"),
+    arg("--crf", type=float, default=20.0, help="quality, 0 to 51, less is better; default %(default)s"),
+    arg("--preset", default="veryfast", help="of x264; default %(default)s"),
+    arg("--jobs", help="files at once; default: as many as cores"),
+    arg("--limit", type=int, help="stop after so many files"),
+)
 _PEOPLE = (
     arg("name", metavar="DATA", help="such as minikinetics200"),
     arg(
@@ -806,8 +834,33 @@ class Command:
     epilog: str | None = None  # last words of its help
 
 
-GROUPS = {"data": "check or make data sets", "runs": "look into the run store"}
+GROUPS = {"data": "check, make or transcode data sets", "runs": "look into the run store"}
 _GOES_ON = "Killed at any moment, the same command goes on."
+
+# %% ../nbs/use/43_cli.ipynb #8fc5dd01
+_ABOUT_DATA = (
+    Command(
+        "probe",
+        _probe,
+        "codec, size, frames that decode and motion-vector coverage of video files",
+        (arg("files", nargs="+", metavar="FILE"),),
+    ),
+    Command(
+        "data check",
+        _data_check,
+        "read every video of a data set; count listed, found, unreadable, codecs",
+        _CHECK,
+    ),
+    Command("data make", _data_make, "make the puppets", _MAKE),
+    Command(
+        "data transcode",
+        _transcode,
+        "encode videos anew as H.264, all alike, so that they have motion vectors",
+        _ENCODING,
+        _GOES_ON,
+    ),
+    Command("boxes", _boxes, "find the people in a data set's videos, write a CSV", _PEOPLE, _GOES_ON),
+)
 
 # %% ../nbs/use/43_cli.ipynb #8fc5ddd7
 COMMANDS = (
@@ -831,20 +884,7 @@ COMMANDS = (
         f"{_GOES_ON} Options that are not given are as the profile says.",
     ),
     Command("features", _features, "features of a folder of videos as .npz, and a map of them", _FEATURES),
-    Command(
-        "probe",
-        _probe,
-        "codec, size, frames that decode and motion-vector coverage of video files",
-        (arg("files", nargs="+", metavar="FILE"),),
-    ),
-    Command(
-        "data check",
-        _data_check,
-        "read every video of a data set; count listed, found, unreadable, codecs",
-        _CHECK,
-    ),
-    Command("data make", _data_make, "make the puppets", _MAKE),
-    Command("boxes", _boxes, "find the people in a data set's videos, write a CSV", _PEOPLE, _GOES_ON),
+    *_ABOUT_DATA,
     Command("runs list", _runs_list, "all stored runs"),
 )
 

@@ -207,6 +207,14 @@ def counts(self: Index) -> np.ndarray:  # int64 [classes]
     return np.bincount(self.labels[self.labels >= 0], minlength=len(self.classes))
 
 
+def _encoding(root) -> dict | None:
+    "How the files of a folder were encoded anew, where `transcode` says so."
+    try:
+        return json.loads((Path(root) / "transcode.json").read_text())["encoding"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 @patch
 def manifest(
     self: Index,
@@ -223,6 +231,8 @@ def manifest(
     )
     if self.content:
         record["content"] = self.content
+    if encoding := _encoding(self.root):
+        record["encoding"] = encoding
     if files:
         record["files"] = [[path, int(label)] for path, label in zip(self.paths, self.labels)]
     return record

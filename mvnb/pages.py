@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PARAMETERS', 'FIRST_TRIAL', 'notebook_of', 'ParameterError', 'assigned', 'Parameters', 'checked', 'checked_trials',
-           'Trials', 'Page', 'FigurePage']
+           'Trials', 'Given', 'Page', 'FigurePage']
 
 # %% ../nbs/results/36_pages.ipynb #ee0075c8
 import ast
@@ -145,6 +145,17 @@ class Trials(Parameters):
 
     def checked(self, values: dict) -> dict:
         return checked_trials(values)
+
+# %% ../nbs/results/36_pages.ipynb #e1d2c3b8
+class Given(Parameters):
+    "The parameters of a page of its own kind, by their names. Raises ParameterError as `Parameters`."
+
+    def __init__(self, *names: str):
+        self.names = names
+        super().__init__()
+
+    def checked(self, values: dict) -> dict:
+        return dict(values)
 
 # %% ../nbs/results/36_pages.ipynb #759495a6
 class Page(Parameters):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BACKEND', 'Size', 'Crop', 'VideoError', 'NoMotionVectors', 'write_video', 'Clip', 'read_clip', 'num_frames',
-           'read_video', 'Probe', 'probe', 'probe_table', 'crop_motion']
+           'read_video', 'pictures', 'Probe', 'probe', 'probe_table', 'crop_motion']
 
 # %% ../nbs/clips/01_video.ipynb #a7407c1f
 import bisect
@@ -78,8 +78,25 @@ def _stamped(path) -> tuple[str, tuple]:
     return text, (info.st_size, info.st_mtime_ns)
 
 # %% ../nbs/clips/01_video.ipynb #bae3877a
-def _encode(file: str, frames: np.ndarray, fps: Fraction, codec: str, options: dict):
-    height, width = frames.shape[1:3]
+def _check_frames(frames: np.ndarray):
+    "Raises ValueError for an array that no video can be made of."
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or len(frames) == 0:
+        found = f"{frames.dtype} {list(frames.shape)}"
+        raise ValueError(f"frames must be uint8 [T,H,W,3] with T > 0, got {found}")
+
+
+def _peeked(frames: Iterable) -> tuple[np.ndarray, Iterable]:
+    "The first frame, and all of them. Raises ValueError where there is none."
+    frames = iter(frames)
+    first = next(frames, None)
+    if first is None:
+        raise ValueError("a video needs at least one frame")
+    return first, itertools.chain([first], frames)
+
+
+def _encode(file: str, frames: Iterable, fps: Fraction, codec: str, options: dict):
+    first, frames = _peeked(frames)
+    height, width = first.shape[:2]
     even = width % 2 == 0 and height % 2 == 0
     with av.open(file, "w") as out:
         stream = out.add_stream(codec, rate=fps, options=options)
@@ -98,17 +115,16 @@ _X264 = {"crf": "18", "preset": "veryfast"}  # what libx264 encodes with unless 
 
 def write_video(
     path,  # file to write; its suffix chooses the container
-    frames: np.ndarray,  # uint8 [T,H,W,3], RGB
+    frames: np.ndarray | Iterator,  # uint8 [T,H,W,3], RGB; or its frames one after the other
     fps: float = 25.0,  # frames per second
     codec: str = "libx264",  # any encoder of PyAV
     options: dict | None = None,  # of the encoder; None: crf 18 and preset veryfast for libx264
 ) -> Path:  # the file
     "Encode frames to a file, which appears once it is complete. Raises ValueError for other arrays."
     path = Path(path)
-    frames = np.asarray(frames)
-    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or len(frames) == 0:
-        found = f"{frames.dtype} {list(frames.shape)}"
-        raise ValueError(f"frames must be uint8 [T,H,W,3] with T > 0, got {found}")
+    if not isinstance(frames, Iterator):
+        frames = np.asarray(frames)
+        _check_frames(frames)
     if options is None:
         options = _X264 if codec == "libx264" else {}
     options = {key: str(value) for key, value in options.items()}
@@ -767,6 +783,15 @@ def read_video(
         raise VideoError(text, "no frame of it decodes")
     rgb, _ = _gather(text, itertools.chain([first], pictures), None, size)
     return Clip(rgb)
+
+
+def pictures(
+    path,  # video file
+) -> Iterator[np.ndarray]:  # uint8 [H,W,3], as many as decode
+    "The upright frames of a video one after the other. Raises VideoError for bad files."
+    text, stamp = _stamped(path)
+    for picture in _pictures(_until_the_end(_decode(text, itertools.count(), _scan(text, stamp)))):
+        yield picture[0]
 
 # %% ../nbs/clips/01_video.ipynb #65e94bc3
 def _vectors(frame, codec: str) -> np.ndarray | None:
