@@ -328,14 +328,14 @@ def _mgm_noise(tubelets, rows, columns):
     lead = {"step": (2, tubelets - 1), "place": (2,), "tie": (tubelets,), "inside": (2, tubelets)}
     return lead | {"side": (2, 2, tubelets), "token": (tubelets, rows, columns)}
 
-# %% ../nbs/motion/13_tokens.ipynb #a91d124d
+# %% ../nbs/motion/13_tokens.ipynb #bc13fc81
 def _top_block(blocks, tie):
     "Index of a block with the most motion in each tubelet, ties drawn: int64 [B,T] from blocks [B,T,M]."
     tied = blocks == blocks.amax(-1, keepdim=True)
     rank = tied.cumsum(-1, dtype=torch.int32)
     many = rank[..., -1]
-    chosen = torch.minimum((tie * many).floor(), many - 1)
-    return (rank <= chosen[..., None]).sum(-1)
+    chosen = torch.minimum((tie * many).int() + 1, many)
+    return torch.searchsorted(rank, chosen[..., None]).squeeze(-1)
 
 
 def _last_moved(moved):
