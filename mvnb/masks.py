@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['HUES', 'GRAY', 'CONVENTIONS', 'MASKS', 'KINDS', 'blur', 'minmax', 'seed_region', 'check_share', 'keep_top', 'hsv',
            'color_code', 'color_likelihood', 'Stages', 'fame_stages', 'fame_mask', 'seed_mask', 'grid_mask',
-           'gauss_mask', 'mac_mask', 'MacStages', 'mac_stages', 'foreground', 'iou', 'box_mask', 'saliency_score']
+           'gauss_mask', 'mac_mask', 'MacStages', 'mac_stages', 'foreground', 'iou', 'box_mask', 'saliency_score',
+           'random_tokens', 'tube_tokens', 'block_tokens', 'smm_tokens', 'mgm_tokens']
 
 # %% ../nbs/motion/12_masks.ipynb #07dc4361
 import math
@@ -464,6 +465,11 @@ def foreground(
     if kind not in MASKS:
         raise ValueError(f"no mask {kind!r}: choose one of {', '.join(KINDS)}")
     return MASKS[kind](clip, beta, **options)
+
+# %% ../nbs/motion/12_masks.ipynb #4c0d1ee7
+from .tokens import block_tokens, mgm_tokens, random_tokens, smm_tokens, tube_tokens  # noqa: F401
+
+_all_ = ["random_tokens", "tube_tokens", "block_tokens", "smm_tokens", "mgm_tokens"]
 
 # %% ../nbs/motion/12_masks.ipynb #ceeb76b9
 def _both_over_time(first, second):

@@ -103,7 +103,11 @@ sys.path.insert(0, str(ROOT / "docs"))
 import house  # noqa: E402
 
 ROOMS = house.rooms(ROOT)
-LOOK_AHEAD = {("tables", "outcomes"), ("outcomes", "claims")}  # a table's run, an outcome's claims
+LOOK_AHEAD = {
+    ("tables", "outcomes"),  # a table's run
+    ("outcomes", "claims"),  # an outcome's claims
+    ("masks", "tokens"),  # token masks are masks: their names are to be had there
+}
 PAPERS = ("fame", "mac", "mgm", "mcl")
 NAMED = re.compile(rf"\b({'|'.join(PAPERS)})\b", re.I)
 
