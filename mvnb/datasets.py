@@ -921,7 +921,7 @@ def _drawn(drawing) -> Index:
 
 
 def puppets(
-    name: str,  # "puppets-u", "puppets-h", "puppets-k" or "puppets-d"
+    name: str,  # "puppets-u", "puppets-h", "puppets-k", "puppets-d" or "puppets-s"
     split: str = "train",  # one of `puppets.SPLITS`
     root: Path | None = None,  # parent folder of the puppet sets; None: from settings
     seed: int = 0,  # of the data set
@@ -952,7 +952,7 @@ SPLITS = {
     "diving48": ("train", "test"),
     "folder": ("train", "val", "test", "all"),
     **{f"{direction}-{side}": ("train", "test") for direction in ADAPTATION for side in ("source", "target")},
-    **{f"puppets-{x}": _PUPPETS for x in "uhkd"},
+    **{f"puppets-{x}": _PUPPETS for x in "uhkds"},
 }  # data set -> its splits
 _FOLDS = {"ucf101": (1, 2, 3), "hmdb51": (1, 2, 3)}  # data set -> its official folds; others have one
 

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['JOINTS', 'ACTIONS', 'CLASSES', 'NAMES', 'BIAS', 'SPLITS', 'FILED', 'SIZES', 'FRAMES', 'FPS', 'SIZE', 'VERSION',
-           'PATTERNS', 'POOL', 'LOOKS', 'CAMERAS', 'SKINS', 'HAIR', 'CLOTHES', 'ACTOR', 'skeleton', 'swing', 'pulse',
-           'snap', 'toward', 'action', 'wave', 'jumping_jack', 'squat', 'kick', 'run', 'bow', 'jump', 'slide', 'punch',
-           'clap', 'windmill', 'lunge', 'march', 'twist', 'stretch', 'throw', 'cartwheel', 'somersault', 'rest_pose',
-           'perform', 'scenes', 'scene_texture', 'camera_path', 'cast', 'render', 'catalogue', 'boxes_of',
+           'PATTERNS', 'POOL', 'LOOKS', 'CAMERAS', 'SKINS', 'HAIR', 'CLOTHES', 'ACTOR', 'STAGES', 'skeleton', 'swing',
+           'pulse', 'snap', 'toward', 'action', 'wave', 'jumping_jack', 'squat', 'kick', 'run', 'bow', 'jump', 'slide',
+           'punch', 'clap', 'windmill', 'lunge', 'march', 'twist', 'stretch', 'throw', 'cartwheel', 'somersault',
+           'ramp', 'go_left', 'go_right', 'rise', 'sink', 'raise_arms', 'lower_arms', 'tip_left', 'tip_right',
+           'rest_pose', 'perform', 'scenes', 'scene_texture', 'camera_path', 'cast', 'render', 'catalogue', 'boxes_of',
            'ground_truth', 'manifest', 'make', 'index', 'Drawing', 'kept']
 
 # %% ../nbs/clips/02_puppets.ipynb #77e36a25
@@ -293,6 +294,77 @@ for _sign, _way in ((1, "forward"), (-1, "back")):
     for _turns, _shape, _tuck in ((1, "straight", 0.0), (1, "tuck", 1.0), (2, "tuck", 1.0)):
         ACTIONS[f"{_way}_{_turns}_{_shape}"] = functools.partial(somersault, turns=_sign * _turns, tuck=_tuck)
 
+# %% ../nbs/clips/02_puppets.ipynb #5e700002
+def ramp(phase):  # float, in cycles
+    "Slowly from 0 to 1, then quickly back."
+    cycle = phase % 1
+    return np.where(cycle < 0.8, pulse(cycle / 1.6), pulse((1 - cycle) / 0.4))
+
+
+def _walking(phase, way):
+    "Steps that carry the body to one side."
+    stride = swing(2 * phase)
+    legs = {
+        "leg_l": 3 + 28 * stride,
+        "leg_r": 3 - 28 * stride,
+        "knee_l": -18 + 0 * phase,
+        "knee_r": -18 + 0 * phase,
+    }
+    return legs | {"dx": way * 0.5 * (2 * ramp(phase) - 1)}
+
+
+@action
+def go_left(phase, side, rest):
+    "Slowly to the left, quickly back."
+    return _walking(phase, -1)
+
+
+@action
+def go_right(phase, side, rest):
+    "Slowly to the right, quickly back."
+    return _walking(phase, 1)
+
+# %% ../nbs/clips/02_puppets.ipynb #5e700003
+def _low(low):
+    "On both legs, from standing (0) to a squat (1)."
+    return _both("leg", 8 + 62 * low) | _both("knee", -125 * low)
+
+
+@action
+def rise(phase, side, rest):
+    "Slowly up from a squat, quickly down."
+    return _low(1 - ramp(phase))
+
+
+@action
+def sink(phase, side, rest):
+    "Slowly down to a squat, quickly up."
+    return _low(ramp(phase))
+
+
+@action
+def raise_arms(phase, side, rest):
+    "Straight arms rise slowly and fall quickly."
+    return _both("arm", 12 + 155 * ramp(phase)) | _both("elbow", 0 * phase)
+
+
+@action
+def lower_arms(phase, side, rest):
+    "Straight arms fall slowly and rise quickly."
+    return _both("arm", 167 - 155 * ramp(phase)) | _both("elbow", 0 * phase)
+
+# %% ../nbs/clips/02_puppets.ipynb #5e700004
+@action
+def tip_left(phase, side, rest):
+    "From the right, the torso tips slowly to the left, and quickly back."
+    return {"lean": 55 - 110 * ramp(phase)}
+
+
+@action
+def tip_right(phase, side, rest):
+    "From the left, the torso tips slowly to the right, and quickly back."
+    return {"lean": 110 * ramp(phase) - 55}
+
 # %% ../nbs/clips/02_puppets.ipynb #a5911ef6
 CLASSES = {  # set -> names of its classes; a label is a position in this tuple
     "puppets-u": ("wave", "jumping_jack", "squat", "kick", "run", "bow", "jump", "slide"),
@@ -319,6 +391,7 @@ CLASSES = {  # set -> names of its classes; a label is a position in this tuple
         "back_1_tuck",
         "back_2_tuck",
     ),
+    "puppets-s": ("go_left", "go_right", "rise", "sink", "raise_arms", "lower_arms", "tip_left", "tip_right"),
 }
 NAMES = tuple(CLASSES)
 
@@ -332,6 +405,7 @@ SIZES = {  # videos in each split of files, at scale 1
     "puppets-h": (240, 240, 240),
     "puppets-k": (480, 96, 96),
     "puppets-d": (192, 192, 192),
+    "puppets-s": (320, 320, 320),
 }
 FRAMES, FPS = 40, 12.5  # of each video
 SIZE = 96  # side of a square frame in pixels
@@ -374,9 +448,9 @@ def _swaying(rest, rng, frames):
     return pose
 
 # %% ../nbs/clips/02_puppets.ipynb #ceeed5bc
-def _way(rng: np.random.Generator, dive: bool) -> dict:
+def _way(rng: np.random.Generator, slow: bool) -> dict:
     "How a video's actor moves: frames in a cycle, phase, rhythm, and how far arms, legs and body go."
-    shortest, longest = (19, 26) if dive else (10, 17)
+    shortest, longest = (19, 26) if slow else (10, 17)
     return dict(
         side=rng.choice(["l", "r"]),
         cycle=rng.uniform(shortest, longest),
@@ -404,7 +478,7 @@ def perform(
         raise ValueError(f"no puppet action {name!r}: choose one of {', '.join(ACTIONS)}")
     dive = name in CLASSES["puppets-d"]
     rest = rest_pose(rng)
-    way = _way(rng, dive)
+    way = _way(rng, slow=dive or name in CLASSES["puppets-s"])
     pose = _swaying(rest, rng, frames)
     for joint, moved in ACTIONS[name](_phase(way, frames), way["side"], rest).items():
         if joint == "height":
@@ -520,6 +594,7 @@ _D = dict(saturation=0.5, value=0.9, outline=None, grain=2.0, contrast=0.95, blu
 # saturation and value of the scenes, hue of the first pool; colour of the puppets' outline;
 # grain (standard deviation in gray levels), contrast and blur of the film; B-frames of the encoding
 LOOKS = {"puppets-u": _U, "puppets-h": _H | {"outline": (25, 22, 30)}, "puppets-k": _K, "puppets-d": _D}
+LOOKS["puppets-s"] = _U | dict(saturation=0.6, value=0.9, grain=2.0, hue=0.1)
 
 
 def _number(text):
@@ -729,12 +804,21 @@ def _film(layers, backdrop, look, rng, times):
     return np.clip(film, 0, 255, out=film).astype(np.uint8)
 
 # %% ../nbs/clips/02_puppets.ipynb #8c3dd844
-def _project(points, pose_scale, path, rng, size):
+STAGES = dict.fromkeys(NAMES, dict(body=(0.78, 0.92), aside=0.06, ground=(0.94, 1.0), turns=True))
+STAGES["puppets-d"] = STAGES["puppets-d"] | dict(body=(0.64, 0.74))
+STAGES["puppets-s"] = dict(body=(0.34, 0.44), aside=0.26, ground=(0.5, 0.98), turns=False)
+# height of the body, greatest distance from the middle, and where the ground is, in frame heights;
+# whether an actor may face either way
+
+
+def _project(points, stage, path, rng, size):
     "From body heights to pixels, through the camera; also pixels per body height."
     points["hair"] = points["head"] + (points["head"] - points["chest"]) * 0.42
-    scale = size * rng.uniform(*pose_scale)
+    scale = size * rng.uniform(*stage["body"])
     side = rng.choice([-1, 1]) * rng.uniform(0.88, 1.0)  # which way it faces, and how much from the side
-    x, y = size * (0.5 + rng.uniform(-0.06, 0.06)), size * rng.uniform(0.94, 1.0)
+    side = side if stage["turns"] else abs(side)
+    x = size * (0.5 + rng.uniform(-stage["aside"], stage["aside"]))
+    y = size * rng.uniform(*stage["ground"])
     middle, zoom = size / 2, path[:, :1]
     out = {}
     for name, point in points.items():
@@ -769,8 +853,7 @@ def render(
     path = camera_path(camera, rng.spawn(1)[0], frames)  # apart: another camera, the same performance
     times = np.arange(frames) if times is None else np.asarray(times)
     backdrop = _film_scene(scene_texture(name, scene), path, rng, size, times)
-    heights = (0.64, 0.74) if name == "puppets-d" else (0.78, 0.92)  # of the body, in frame heights
-    points, scale = _project(skeleton(pose, rng.uniform(0.07, 0.1)), heights, path, rng, size)
+    points, scale = _project(skeleton(pose, rng.uniform(0.07, 0.1)), STAGES[name], path, rng, size)
     points = {part: place[times] for part, place in points.items()}
     layers = _draw(points, actor, scale, LOOKS[name]["outline"], size)
     return _film(layers, backdrop, LOOKS[name], rng, times), layers[..., 3] >= 128

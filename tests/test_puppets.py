@@ -82,9 +82,9 @@ def test_forward_kinematics_against_complex_numbers():
 def test_every_class_has_an_action_and_sets_overlap():
     assert set(sum(CLASSES.values(), ())) == set(ACTIONS)
     assert all(len(set(c)) == len(c) for c in CLASSES.values())
-    u, h, k, d = (set(CLASSES[n]) for n in NAMES)
+    u, h, k, d, s = (set(CLASSES[n]) for n in NAMES)
     assert len(u) >= 8 and len(h) >= 8 and len(k) > len(u) and len(d) >= 6
-    assert 3 <= len(u & h) < 8 and u & k and h & k and not d & (u | h | k)
+    assert 3 <= len(u & h) < 8 and u & k and h & k and not (d | s) & (u | h | k)
 
 
 @pytest.mark.parametrize("name", sorted(ACTIONS))
@@ -95,6 +95,42 @@ def test_an_action_moves_and_is_periodic(name):
     for j in one:  # angles repeat modulo full turns
         turn = (np.asarray(two[j]) - one[j]) % 360
         assert np.allclose(np.minimum(turn, 360 - turn), 0, atol=1e-6), j
+
+
+@pytest.mark.parametrize("act,sign", [("go_left", -1), ("go_right", 1)])
+@pytest.mark.parametrize("seed", range(6))
+def test_small_actors_go_one_way_slowly_and_are_anywhere(act, sign, seed):
+    _, mask = puppets.render("puppets-s", act, seed=[seed, 8])
+    x = np.array([np.nonzero(frame.any(0))[0].mean() for frame in mask])
+    steps = sign * np.diff(x)
+    assert (steps > 0.05).mean() > 0.55  # most of the time it goes where its name says
+    assert steps.min() < -2 * np.median(steps[steps > 0])  # and comes back faster
+    assert 0.02 < mask.mean() < 0.12
+
+
+def test_where_small_actors_stand():
+    feet = [np.nonzero(puppets.render("puppets-s", "rise", seed=i, frames=1)[1][0]) for i in range(60)]
+    x = np.array([columns.mean() for _, columns in feet]) / 96
+    y = np.array([rows.max() for rows, _ in feet]) / 96
+    assert x.min() < 0.35 and x.max() > 0.65 and y.min() < 0.65 and y.max() > 0.9
+
+
+@pytest.mark.parametrize(
+    "one,other", [("rise", "sink"), ("raise_arms", "lower_arms"), ("tip_left", "tip_right")]
+)
+def test_a_pair_of_classes_shows_the_same_poses_in_another_order(one, other):
+    phase = np.linspace(0, 1, 2001)
+    first, second = (ACTIONS[act](phase, "l", {}) for act in (one, other))
+    for joint in first:
+        assert (
+            abs(
+                np.quantile(first[joint], [0.1, 0.5, 0.9]) - np.quantile(second[joint], [0.1, 0.5, 0.9])
+            ).max()
+            < 3
+        )
+        if np.ptp(first[joint]) > 1:  # the one rises in most frames, the other falls
+            ups = [(np.diff(pose[joint]) > 0).mean() for pose in (first, second)]
+            assert min(ups) < 0.25 and max(ups) > 0.75
 
 
 def test_unknown_action_names_the_choices():
@@ -477,7 +513,8 @@ def test_a_small_picture_is_the_shrunken_large_one(name, camera):
         )
         assert np.abs(small.astype(float) - shrunk).mean() < 12
         assert np.corrcoef(small.ravel(), shrunk.ravel())[0, 1] > 0.9
-        assert (covered & (share >= 0.5)).sum() / (covered | (share >= 0.5)).sum() > 0.8
+        alike = (covered & (share >= 0.5)).sum() / (covered | (share >= 0.5)).sum()
+        assert alike > (0.7 if name == "puppets-s" else 0.8)  # a small actor is mostly border
 
 
 def test_some_frames_are_those_of_the_whole_video():
