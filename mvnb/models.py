@@ -11,6 +11,7 @@ __all__ = ['INCEPTION', 'BACKBONES', 'LAYOUTS', 'SUPERVISED', 'Backbone', 'ResNe
 # %% ../nbs/learn/20_models.ipynb #dd76f157
 import difflib
 import hashlib
+import importlib
 import json
 import math
 import os
@@ -378,11 +379,19 @@ BACKBONES = {}  # name -> (class, settings)
 
 def register(
     name: str,  # what `build` is called with
-    maker: type,  # takes num_classes, dropout and the settings
+    maker: type | str,  # takes num_classes, dropout and the settings; or where it is, "room.Class"
     **settings,
 ):
     "Make `maker(num_classes=..., dropout=..., **settings)` available as `build(name)`."
     BACKBONES[name] = (maker, settings)
+
+
+def _class(maker: type | str) -> type:
+    "The class, imported now if only its place is known."
+    if not isinstance(maker, str):
+        return maker
+    room, _, name = maker.rpartition(".")
+    return getattr(importlib.import_module(f"mvnb.{room}"), name)
 
 # %% ../nbs/learn/20_models.ipynb #36d923dc
 register("r2plus1d_18", ResNet3D, conv="2plus1d")
@@ -393,6 +402,13 @@ register("r3d_tiny", Plain3D, conv="3d")
 register("i3d", I3D)
 register("i3d_tiny", I3D, width=0.25, blocks=("3b", "4b"), stem=((3, 5, 5), (1, 4, 4)), pools=("2a",))
 register("s3d", S3D)
+
+# %% ../nbs/learn/20_models.ipynb #5b1e0c7a
+register("vit_small", "vit.ViT", width=384, depth=12, heads=6)
+register("vit_base", "vit.ViT", width=768, depth=12, heads=12)
+register("vit_tiny", "vit.ViT", width=96, depth=4, heads=4, tubelet=(2, 8, 8))
+register("timesformer", "vit.TimeSformer", width=768, depth=12, heads=12)
+register("timesformer_tiny", "vit.TimeSformer", width=96, depth=4, heads=4, tubelet=(2, 8, 8))
 
 # %% ../nbs/learn/20_models.ipynb #08889c2f
 def _set_bn_eps(model: nn.Module, eps: float) -> None:
@@ -425,7 +441,7 @@ def build(
         raise ValueError(f"no backbone called {name!r}{hint} (there are: {', '.join(BACKBONES)})")
     maker, defaults = BACKBONES[name]
     try:
-        model = maker(num_classes=num_classes, dropout=dropout, **{**defaults, **settings})
+        model = _class(maker)(num_classes=num_classes, dropout=dropout, **{**defaults, **settings})
     except TypeError as e:
         raise ValueError(f"backbone {name!r} cannot be built with {settings}: {e}") from e
     if bn_eps is not None:
