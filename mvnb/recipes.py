@@ -203,6 +203,7 @@ LATER = {  # (class, field) added after FORMAT was set -> the value that means "
     ("Clips", "gray"): False,
     ("Data", "videos"): None,
     ("Data", "variety"): 0.0,
+    ("Schedule", "layer_decay"): 1.0,
 }
 
 

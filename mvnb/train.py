@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from . import settings
+from .vit import parameter_groups
 
 # %% ../nbs/learn/26_train.ipynb #cd27c8c2
 _CHOICES = dict(optimizer=("sgd", "adamw"), schedule=("cosine", "step", "constant"), precision=("32", "bf16"))
@@ -48,6 +49,8 @@ def _check_schedule(schedule) -> None:
         value = getattr(schedule, name)
         if value is not None and not (math.isfinite(value) and value >= 0):
             raise ValueError(f"Schedule.{name} is {value!r}: use a finite number, 0 or more")
+    if not 0 < schedule.layer_decay <= 1:
+        raise ValueError(f"Schedule.layer_decay is {schedule.layer_decay!r}: use a number above 0, at most 1")
     if schedule.milestones and schedule.schedule != "step":
         raise ValueError(
             f"Schedule.milestones {schedule.milestones} have no effect with schedule={schedule.schedule!r}: "
@@ -76,6 +79,7 @@ class Schedule:
     decay_norm_bias: bool = True  # False: no decay for vectors (biases and normalisation weights)
     nesterov: bool = False  # Nesterov momentum for SGD
     betas: tuple = (0.9, 0.999)  # of AdamW
+    layer_decay: float = 1.0  # of a ViT: factor of the rate from a layer to the one before it, in (0, 1]
 
     def __post_init__(self):
         for name in ("milestones", "betas"):
@@ -120,7 +124,9 @@ def make_optimizer(
     if not weights:
         raise ValueError(f"{type(method).__name__} has no trainable weights: nothing to train")
     groups = [dict(params=weights, weight_decay=schedule.weight_decay)]
-    if not schedule.decay_norm_bias:
+    if schedule.layer_decay != 1:
+        groups = parameter_groups(method, schedule.lr, schedule.layer_decay, schedule.weight_decay)
+    elif not schedule.decay_norm_bias:
         matrices = [p for p in weights if p.ndim > 1]
         vectors = [p for p in weights if p.ndim <= 1]
         groups = [
@@ -495,7 +501,7 @@ def optimize(self: Training, stream) -> dict:  # mean of the scalars over micro-
     for part in self.parts:
         part.start_step(self.step)
     for group in self.optimizer.param_groups:
-        group["lr"] = self.lr
+        group["lr"] = self.lr * group.get("scale", 1)  # of a layer
     accumulate = self.schedule.accumulate
     means = {}
     for micro in range(accumulate):

@@ -19,7 +19,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parent))
 from train_toys import InParts, Method, Toy  # noqa: E402
 
-from mvnb import train as T  # noqa: E402
+from mvnb import models, train as T  # noqa: E402
 from mvnb.train import (
     NonFiniteLoss,
     ResumeError,
@@ -180,6 +180,60 @@ def test_norms_and_biases_can_be_spared_the_decay():
         assert [p.ndim for p in spared["params"]] == [1] * 4 and spared["weight_decay"] == 0
     with pytest.raises(ValueError, match="nothing to train"):
         T.make_optimizer(layers.requires_grad_(False), s)
+
+
+class OneStep(torch.nn.Module):
+    "A classifier whose rates are noted at every step."
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.backbone = models.build("vit_tiny", num_classes=3, width=24, depth=2, heads=2)
+
+    def forward(self, batch):
+        return {"loss": torch.nn.functional.cross_entropy(self.backbone(batch["x"]), batch["y"])}
+
+
+class Few:
+    "Four clips, one batch an epoch."
+
+    def __len__(self):
+        return 4
+
+    def steps_per_epoch(self, batch_size, world=1, drop_last=True):
+        return 1
+
+    def batches(self, batch_size, epoch, **order):
+        torch.manual_seed(epoch)
+        yield {"x": torch.rand(4, 3, 4, 16, 16), "y": torch.tensor([0, 1, 2, 0]), "step": 0, "epoch": epoch}
+
+
+def test_every_layer_learns_at_its_own_rate(tmp_path):
+    "AdamW's first step moves a weight by its rate, whatever the gradient; so the steps tell the rates."
+    schedule = T.Schedule(
+        3, 4, optimizer="adamw", lr=0.01, layer_decay=0.5, weight_decay=0.0, warmup_epochs=2, max_steps=1
+    )
+    method = OneStep()
+    before = {name: p.detach().clone() for name, p in method.named_parameters()}
+    T.fit(method, Few(), schedule, folder=tmp_path, device="cpu", progress=False, tensorboard=False)
+    for name, p in method.named_parameters():
+        layer = 3  # the head
+        if "blocks." in name:
+            layer = 1 + int(name.split("blocks.")[1][0])
+        elif "patch_embed" in name:
+            layer = 0
+        rate = 0.01 * 0.5 * 0.5 ** (3 - layer)  # half-way through the warm-up
+        moved = (p.detach() - before[name]).abs()
+        assert moved.max() == pytest.approx(rate, rel=0.02), name
+
+
+def test_layers_that_are_not_there_are_refused():
+    schedule = T.Schedule(1, 1, optimizer="adamw", layer_decay=0.75)
+    with pytest.raises(ValueError, match="no transformer blocks"):
+        T.make_optimizer(torch.nn.Linear(3, 3), schedule)
+    for bad in (0, -1, 1.5):
+        with pytest.raises(ValueError, match="layer_decay"):
+            T.Schedule(1, 1, layer_decay=bad)
 
 
 def test_accumulated_gradients_equal_those_of_the_large_batch(tmp_path):

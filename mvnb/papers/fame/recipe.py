@@ -78,6 +78,7 @@ SOURCES = [
     (Source("ours", "full precision; the text says nothing"), ["*.precision"]),
     (Source("ours", "plain SGD, without warm-up or accumulation"), ["*.warmup_epochs", "*.accumulate"]),
     (Source("ours", "plain SGD: all parameters decay alike"), ["*.decay_norm_bias", "*.nesterov"]),
+    (Source("ours", "plain SGD: all layers learn alike"), ["*.layer_decay"]),
     (Source("ours", "moving clips"), ["*_clips.still", "*_clips.still_from"]),
     (Source("ours", "a video too short for a clip is looped"), ["*_clips.short"]),
     (Source("ours", "not used: crops are a random share of the frame"), ["*_clips.resize"]),

@@ -116,6 +116,7 @@ SOURCES = [
     (Source("ours", "full precision; the text says nothing"), ["*.precision"]),
     (Source("ours", "plain SGD, without warm-up or accumulation"), ["*.warmup_epochs", "*.accumulate"]),
     (Source("ours", "plain SGD: all parameters decay alike"), ["*.decay_norm_bias", "*.nesterov"]),
+    (Source("ours", "plain SGD: all layers learn alike"), ["*.layer_decay"]),
 ]
 
 # %% ../../../nbs/papers/mac/2_recipe.ipynb #d2350323
