@@ -146,11 +146,15 @@ def jumping_jack(phase, side, rest):
     return arms | legs | {"hop": 0.06 * pulse(2 * phase)}
 
 # %% ../nbs/clips/02_puppets.ipynb #8cc0ee49
+def _low(low):
+    "On both legs, from standing (0) to a squat (1)."
+    return _both("leg", 8 + 62 * low) | _both("knee", -125 * low)
+
+
 @action
 def squat(phase, side, rest):
     "Down and up on both legs."
-    low = pulse(phase)
-    return _both("leg", 8 + 62 * low) | _both("knee", -125 * low)
+    return _low(pulse(phase))
 
 # %% ../nbs/clips/02_puppets.ipynb #2e91c045
 @action
@@ -325,11 +329,6 @@ def go_right(phase, side, rest):
     return _walking(phase, 1)
 
 # %% ../nbs/clips/02_puppets.ipynb #5e700003
-def _low(low):
-    "On both legs, from standing (0) to a squat (1)."
-    return _both("leg", 8 + 62 * low) | _both("knee", -125 * low)
-
-
 @action
 def rise(phase, side, rest):
     "Slowly up from a squat, quickly down."
