@@ -576,6 +576,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'mvnb.figures.Maps.frame': ('results/figures.html#maps.frame', 'mvnb/figures.py'),
                               'mvnb.figures.Maps.insides': ('results/figures.html#maps.insides', 'mvnb/figures.py'),
                               'mvnb.figures.Maps.layer': ('results/figures.html#maps.layer', 'mvnb/figures.py'),
+                              'mvnb.figures.Maps.looked_at': ('results/figures.html#maps.looked_at', 'mvnb/figures.py'),
                               'mvnb.figures.Maps.mask': ('results/figures.html#maps.mask', 'mvnb/figures.py'),
                               'mvnb.figures.Maps.of': ('results/figures.html#maps.of', 'mvnb/figures.py'),
                               'mvnb.figures.Maps.provenance': ('results/figures.html#maps.provenance', 'mvnb/figures.py'),

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,20 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import ttest_rel
 
-from mvnb import claims, clips, figures, masks, models, pages, protocols, puppets, recipes, runs, tables
+from mvnb import (
+    claims,
+    clips,
+    datasets,
+    figures,
+    masks,
+    models,
+    pages,
+    protocols,
+    puppets,
+    recipes,
+    runs,
+    tables,
+)
 from mvnb.augment import luma, normalize, to_float
 from mvnb.figures import figure
 from mvnb.papers.fame.figures import VARIANTS, Looks, coverage
@@ -644,3 +658,14 @@ def test_figure_4_runs_through_papermill_from_any_directory(here):
     assert again.claim_lines.gap.tolist() == [
         f"{g:.2f}" for g in pd.read_csv(stem.with_suffix(".claims.csv")).gap
     ]
+
+
+def test_small_profiles_look_at_the_beginning_of_a_test(monkeypatch):
+    monkeypatch.setattr(figures, "MOST", 3)
+    index = datasets.load("puppets-u", "test-unbiased", seed=1, videos=5)
+    for profile, count in (("demo", 3), ("smoke", 3), ("paper", 5), ("released", 5)):
+        maps = SimpleNamespace(plan=SimpleNamespace(profile=profile))
+        seen = figures.Maps.looked_at(maps, index)
+        assert list(seen.paths) == list(index.paths[:count])
+    monkeypatch.setattr(figures, "MOST", 5)
+    assert figures.Maps.looked_at(SimpleNamespace(plan=SimpleNamespace(profile="demo")), index) is index

@@ -72,11 +72,14 @@ def first(
     group: str,  # one of the four
     test: str,  # name of a test set
     most: int,  # videos
+    among: int | None = None,  # only the first so many of the test set; None: all
 ) -> list:  # positions in the index
     "A group's first readable video of each class in the order of paths, of the first seed."
     seed = self.plan.seeds[0]
     index = self.indexes[test, seed]
     here = self.groups[test][group][0].copy()
+    if among is not None:
+        here[among:] = False
     for row in (MAC_SC_2, SUPERVISED):
         here &= self.stored(row.key, seed, test)["rank"].to_numpy() >= 0
     found = {}
@@ -109,11 +112,12 @@ class Group(Looks):
 
     def chosen(self, test: str, index, count: int) -> list:  # positions
         "The group's first video of each class."
-        return self.answers.first(self.group, test, count)
+        return self.answers.first(self.group, test, count, len(index))
 
     def members(self, test: str) -> np.ndarray:  # bool [seeds,videos]
-        "Which videos of a test set are in the group."
-        return self.answers.groups[test][self.group]
+        "Which of the videos of a test set that are looked at are in the group."
+        count = self.areas[test, self.insides[0]].shape[1]
+        return self.answers.groups[test][self.group][:, :count]
 
     @property
     def counts(self) -> pd.DataFrame:
