@@ -16,20 +16,7 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import ttest_rel
 
-from mvnb import (
-    claims,
-    clips,
-    datasets,
-    figures,
-    masks,
-    models,
-    pages,
-    protocols,
-    puppets,
-    recipes,
-    runs,
-    tables,
-)
+from mvnb import claims, clips, datasets, figures, masks, models, pages, protocols, recipes, runs, tables
 from mvnb.augment import luma, normalize, to_float
 from mvnb.figures import figure
 from mvnb.papers.fame.figures import VARIANTS, Looks, coverage
