@@ -483,3 +483,378 @@ def test_gray_clips_stay_gray_whatever_the_options():
 def test_one_channel_has_no_colours_of_its_own():
     with pytest.raises(ValueError, match="no colours to change"):
         Photometric(one_channel=True, p_colour=0.2)
+
+
+# --- RandAugment: each operation against torchvision or a slow form
+
+OPS = {name: change for name, (change, *_) in augment.OPERATIONS.items()}
+
+
+def levels(**kw):
+    "Clips whose values are levels of 8 bits, so that torchvision's byte operations can be compared."
+    return (clips(**kw) * 255).round() / 255
+
+
+def as_bytes(x):
+    return (x * 255).round().byte()
+
+
+@pytest.mark.parametrize("name,number", [("autocontrast", TF.autocontrast), ("equalize", TF.equalize)])
+def test_ranges_and_frequencies_are_those_of_the_whole_clip(name, number):
+    "torchvision's function on all frames of a clip under each other, as one picture of bytes."
+    x = levels()
+    x[3] = 0.4 + 0.2 * x[3]  # a narrow range
+    x[3, 1] = 0.2  # a channel of one level
+    x = (x * 255).round() / 255
+    want = torch.stack([tall(number, c) for c in as_bytes(x)])
+    got = as_bytes(OPS[name](x, torch.zeros(4)))
+    assert (got.int() - want.int()).abs().max() <= (1 if name == "autocontrast" else 0)  # TF cuts off
+    assert (got != as_bytes(x)).any()
+
+
+@pytest.mark.parametrize("factor", [0.37, 1.63])
+def test_sharpness_equals_torchvision(factor):
+    x = clips()
+    want = torch.stack([framewise(lambda v: TF.adjust_sharpness(v, factor), c) for c in x])
+    torch.testing.assert_close(augment.sharpness(x, torch.full((4,), factor)), want, atol=2e-6, rtol=0)
+    thin = clips(height=2)
+    assert torch.equal(augment.sharpness(thin, torch.full((4,), factor)), thin)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+def test_posterize_equals_torchvision(bits):
+    x = levels()
+    want = torch.stack([framewise(lambda v: TF.posterize(v, bits), c) for c in as_bytes(x)])
+    assert torch.equal(as_bytes(augment.posterize(x, torch.full((4,), float(bits)))), want)
+    rounded_up = augment.posterize(x, torch.full((4,), bits - 0.3))
+    assert torch.equal(as_bytes(rounded_up), want)
+
+
+def test_posterize_keeps_one_bit_at_least():
+    x = levels()
+    assert set(as_bytes(augment.posterize(x, torch.zeros(4))).unique().tolist()) == {0, 128}
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.3, 1.0])
+def test_solarize_equals_torchvision(threshold):
+    x = levels()
+    want = torch.stack([framewise(lambda v: TF.solarize(v, threshold), c) for c in x])
+    torch.testing.assert_close(augment.solarize(x, torch.full((4,), threshold)), want, atol=1e-6, rtol=0)
+
+
+def test_solarize_add_and_invert_on_bytes():
+    x = levels()
+    b = as_bytes(x).numpy().astype(int)
+    want = np.where(b < 128, np.minimum(b + 77, 255), b)
+    got = augment.solarize_add(x, torch.full((4,), 77 / 255))
+    assert (as_bytes(got).numpy() == want).all()
+    assert (as_bytes(OPS["invert"](x, torch.zeros(4))).numpy() == 255 - b).all()
+
+
+def sampled(frame, source):
+    "A frame [C,H,W] in NumPy; pixel (i,j) is looked up at source(y, x) of its centre, between four pixels."
+    c, h, w = frame.shape
+    out = np.zeros_like(frame)
+    for i in range(h):
+        for j in range(w):
+            y, x = source(i + 0.5, j + 0.5)
+            y, x = y - 0.5, x - 0.5
+            total = np.zeros(c)
+            for a in (int(np.floor(y)), int(np.floor(y)) + 1):
+                for b in (int(np.floor(x)), int(np.floor(x)) + 1):
+                    weight = (1 - abs(y - a)) * (1 - abs(x - b))
+                    inside = 0 <= a < h and 0 <= b < w
+                    total += weight * (frame[:, a, b] if inside else augment.GRAY)
+            out[:, i, j] = total
+    return out
+
+
+def turned(angle, h=11, w=14):
+    "Where a pixel of a frame that is turned counter-clockwise comes from."
+    a = np.deg2rad(angle)
+
+    def source(y, x):
+        dy, dx = y - h / 2, x - w / 2
+        return h / 2 + np.sin(a) * dx + np.cos(a) * dy, w / 2 + np.cos(a) * dx - np.sin(a) * dy
+
+    return source
+
+
+@pytest.mark.parametrize(
+    "name,amount,source",
+    [
+        ("rotate", 21.0, turned(21.0)),
+        ("rotate", -8.0, turned(-8.0)),
+        ("shear_x", 0.21, lambda y, x: (y, x + 0.21 * y)),
+        ("shear_y", -0.3, lambda y, x: (y - 0.3 * x, x)),
+        ("translate_x", 0.31, lambda y, x: (y, x + 0.31 * 14)),
+        ("translate_y", -0.2, lambda y, x: (y - 0.2 * 11, x)),
+    ],
+)
+def test_moves_equal_a_slow_look_up(name, amount, source):
+    x = clips(3, 2, 11, 14)
+    got = OPS[name](x, torch.full((3,), amount))
+    for clip, moved in zip(x, got):
+        for t in range(2):
+            want = sampled(clip[:, t].double().numpy(), source)
+            np.testing.assert_allclose(moved[:, t].numpy(), want, atol=3e-5)
+
+
+def test_a_turn_is_counter_clockwise_as_torchvisions():
+    x = torch.zeros(1, 3, 1, 15, 15)
+    x[..., 3:12, 6:9] = 1
+    want = TF.rotate(x[:, :, 0], 30, TF.InterpolationMode.BILINEAR)
+    torch.testing.assert_close(
+        augment.rotate(x, torch.tensor([30.0]))[0, :, 0, 2:-2, 2:-2],
+        want[0, :, 2:-2, 2:-2],
+        atol=1e-5,
+        rtol=0,
+    )
+
+
+@pytest.mark.parametrize("name", augment.OPERATIONS)
+@pytest.mark.parametrize("channels", [3, 1])
+def test_an_operation_treats_every_frame_alike_and_stays_in_range(name, channels):
+    "A clip of equal frames stays one; each clip has its own amount; a gray clip stays gray."
+    change, start, largest, _ = augment.OPERATIONS[name]
+    still = clips(frames=1)[:, :channels].expand(-1, -1, 4, -1, -1)
+    amounts = start + largest * torch.tensor([0.1, 0.4, 0.7, 1.0])
+    out = change(still, amounts)
+    assert out.shape == still.shape and out.min() >= 0 and out.max() <= 1
+    torch.testing.assert_close(out, out[:, :, :1].expand_as(out), atol=1e-6, rtol=0)
+    for i in range(4):
+        torch.testing.assert_close(out[i : i + 1], change(still[i : i + 1], amounts[i : i + 1]))
+
+
+@pytest.mark.parametrize("name", [name for name, (_, _, up, _) in augment.OPERATIONS.items() if up])
+def test_an_operation_grows_with_its_magnitude(name):
+    "At magnitude 0 it changes nothing (posterize: keeps four bits; solarize: only white), at 10 a lot."
+    change, start, largest, _ = augment.OPERATIONS[name]
+    x = levels()
+    nothing, little, much = (
+        (change(x, torch.full((4,), start + largest * m)) - x).abs() for m in (0.0, 0.3, 1.0)
+    )
+    nothing[x == 1] = 0
+    assert nothing.max() < (16 / 255 if name == "posterize" else 1e-5)
+    assert 0 < little.mean() < much.mean()
+
+
+def test_randaugment_is_a_function_of_seed_epoch_sample_and_stream():
+    r = augment.RandAugment()
+    together = r.draw(3, 1, torch.arange(20), "view/0")
+    alone = r.draw(3, 1, [11], "view/0")
+    assert all(torch.equal(together[k][11:12], alone[k]) for k in together)
+    others = [(4, 1, "view/0"), (3, 2, "view/0"), (3, 1, "view/1")]
+    drawn = [r.draw(seed, epoch, range(20), stream) for seed, epoch, stream in others]
+    assert all((d["operation"] != together["operation"]).any() for d in drawn)
+    x = clips(20, 2)
+    whole = r.apply(x, together)
+    torch.testing.assert_close(r.apply(x[11:12], alone), whole[11:12], atol=1e-6, rtol=0)
+
+
+def test_randaugment_does_what_was_drawn_one_clip_at_a_time():
+    r, x = augment.RandAugment(magnitude=8, count=3, p=0.8), clips(8)
+    drawn = r.draw(0, 0, range(8))
+    for i, got in enumerate(r.apply(x, drawn)):
+        clip = x[i : i + 1]
+        for number, amount in zip(drawn["operation"][i].tolist(), drawn["amount"][i]):
+            if number >= 0:
+                clip = list(OPS.values())[number](clip, amount[None])
+        torch.testing.assert_close(got[None], clip, atol=1e-6, rtol=0)
+    assert (drawn["operation"] >= 0).any()
+
+
+def test_randaugment_draws_as_often_and_as_strongly_as_it_says():
+    n = 4000
+    drawn = augment.RandAugment(7, 4, 0.5, 0.5).draw(0, 0, range(n))
+    counts = torch.bincount(drawn["operation"].flatten() + 1, minlength=16)
+    assert abs(counts[0] / (4 * n) - 0.5) < 0.02  # not applied
+    assert (counts[1:] / (2 * n) - 1 / 15).abs().max() < 0.01
+    rotate = list(OPS).index("rotate")
+    angles = drawn["amount"][drawn["operation"] == rotate]
+    assert abs(angles.abs().mean() - 21) < 0.5 and abs(angles.abs().std() - 1.5) < 0.3
+    assert abs((angles > 0).float().mean() - 0.5) < 0.07
+    steady = augment.RandAugment(10, 4, 0, 1).draw(0, 0, range(200))
+    assert set(steady["amount"][steady["operation"] == rotate].tolist()) == {30.0, -30.0}
+    colour = steady["amount"][steady["operation"] == list(OPS).index("colour")]
+    assert {round(value, 5) for value in colour.tolist()} == {0.1, 1.9}
+
+
+def test_randaugment_in_place_of_nothing_and_in_autocast():
+    x = clips(6)
+    never = augment.RandAugment(p=0)
+    assert never.apply(x, never.draw(0, 0, range(6))) is x
+    r = augment.RandAugment()
+    drawn = r.draw(0, 0, range(6))
+    with torch.autocast("cpu", torch.bfloat16):
+        out = r.apply(x, drawn)
+    assert out.dtype == torch.float32 and torch.equal(out, r.apply(x, drawn))
+    with pytest.raises(TypeError, match="to_float"):
+        r.apply(as_bytes(x), drawn)
+
+
+# --- erasing
+
+
+def holes_of(erasing, n=400, size=(40, 40), **kw):
+    return erasing.draw(kw.get("seed", 0), kw.get("epoch", 0), range(n), size, kw.get("stream", ""))
+
+
+def test_erased_boxes_lie_in_the_frame_and_have_the_area_and_shape_asked_for():
+    erasing = augment.Erasing(p=1.0)
+    holes = holes_of(erasing)
+    assert [row for row, *_ in holes] == list(range(400))
+    for _, (top, left, height, width), _ in holes:
+        assert 0 <= top and top + height <= 40 and 0 <= left and left + width <= 40
+        edge = (height + width) / 2 + 0.25  # what rounding both sides can change
+        assert 0.02 * 1600 - edge <= height * width <= 1600 / 3 + edge
+        assert (width - 0.5) / (height + 0.5) <= 1 / 0.3 and (width + 0.5) / (height - 0.5) >= 0.3
+    areas = [height * width / 1600 for _, (_, _, height, width), _ in holes]
+    assert abs(np.mean(areas) - (0.02 + 1 / 3) / 2) < 0.015
+
+
+def test_erasing_happens_as_often_as_it_says_and_by_sample():
+    holes = holes_of(augment.Erasing(), n=4000)
+    assert abs(len(holes) / 4000 - 0.25) < 0.02
+    rows = [row for row, *_ in holes]
+    alone = augment.Erasing().draw(0, 0, torch.tensor([rows[5]]), (40, 40))
+    assert alone == [(0, *holes[5][1:])]
+    for other in (dict(seed=1), dict(epoch=1), dict(stream="view/1")):
+        assert holes_of(augment.Erasing(), n=4000, **other) != holes
+    assert len({seed for *_, seed in holes}) == len(holes)
+
+
+def test_erasing_fills_one_box_through_all_frames_with_normal_noise():
+    x = torch.full((6, 3, 8, 40, 40), 7.0)
+    erasing = augment.Erasing(p=0.7)
+    holes = holes_of(erasing, n=6)
+    out = erasing.apply(x, holes)
+    assert 0 < len(holes) < 6 and (x == 7).all()
+    changed = out != x
+    assert torch.equal(changed, changed[:, :1, :1].expand_as(changed))  # every frame, every channel
+    for row, (top, left, height, width), _ in holes:
+        want = torch.zeros(40, 40, dtype=torch.bool)
+        want[top : top + height, left : left + width] = True
+        assert torch.equal(changed[row, 0, 0], want)
+        noise = out[row][:, :, want]
+        assert abs(noise.mean()) < 5 / noise.numel() ** 0.5 and abs(noise.std() - 1) < 0.1
+        assert not torch.equal(noise[:, 0], noise[:, 1])
+    assert changed.flatten(1).any(1).sum() == len(holes)
+
+
+def test_noise_does_not_depend_on_the_order_of_calls():
+    x = torch.zeros(6, 3, 4, 24, 24)
+    erasing = augment.Erasing(p=1.0)
+    torch.manual_seed(0)
+    first = erasing.apply(x, holes_of(erasing, 6, (24, 24)))
+    torch.rand(5)
+    row, box, seed = erasing.draw(0, 0, [4], (24, 24))[0]
+    assert torch.equal(erasing.apply(x[4:5], [(row, box, seed)]), first[4:5])
+    assert not torch.equal(first[3], first[4])
+
+
+# --- soft targets and mixing
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.7])
+def test_soft_targets_are_label_smoothing(smoothing):
+    labels, logits = torch.tensor([0, 3, 1, 3]), torch.randn(4, 5)
+    targets = augment.soft_targets(labels, 5, smoothing)
+    torch.testing.assert_close(targets.sum(1), torch.ones(4))
+    want = torch.nn.CrossEntropyLoss(label_smoothing=smoothing)(logits, labels)
+    torch.testing.assert_close(torch.nn.functional.cross_entropy(logits, targets), want)
+    assert targets.argmax(1).tolist() == labels.tolist()
+
+
+@hyp(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.integers(2, 9), st.integers(3, 40), st.integers(3, 40))
+def test_targets_of_cutmix_are_the_pixels_of_each_clip(step, batch, height, width):
+    "Sample i is flat with value i + 1, so its pixels, and its partner's, can be counted in every frame."
+    mix = augment.BatchMix(mixup=0, smoothing=0)
+    x = torch.arange(1.0, batch + 1).view(-1, 1, 1, 1, 1).expand(-1, 3, 2, height, width)
+    drawn = mix.draw(0, 0, step, (height, width))
+    out, targets = mix.apply(x, torch.arange(batch), batch, drawn)
+    torch.testing.assert_close(targets.sum(1), torch.ones(batch))
+    for i in range(batch):
+        for k in range(batch):
+            counted = (out[i] == k + 1).float().mean((2, 3))
+            torch.testing.assert_close(counted, targets[i, k].expand(3, 2), atol=1e-6, rtol=0)
+    assert torch.equal(out[:, :, 0], out[:, :, 1])
+
+
+@hyp(max_examples=100, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 60), st.integers(1, 60), st.floats(0, 1))
+def test_the_pasted_rectangle_is_what_is_left_of_a_wish_inside_the_frame(seed, height, width, share):
+    from mvnb.clips import sample_rng
+
+    top, left, h, w = augment.cutmix_box(height, width, share, sample_rng(seed, 0, 0))
+    assert 0 <= top <= top + h <= height and 0 <= left <= left + w <= width
+    wished_h, wished_w = (round(side * (1 - share) ** 0.5) for side in (height, width))
+    y, x = (int(v) for v in sample_rng(seed, 0, 0).integers(0, (height, width)))
+    rows = [i for i in range(height) if 0 <= i - (y - wished_h // 2) < wished_h]
+    columns = [j for j in range(width) if 0 <= j - (x - wished_w // 2) < wished_w]
+    assert (h, w) == (len(rows), len(columns))
+    assert (top, left) == (rows[0] if rows else top, columns[0] if columns else left)
+
+
+def test_mixup_blends_clips_and_targets_alike():
+    mix, x, labels = augment.BatchMix(cutmix=0), clips(5), torch.tensor([0, 2, 1, 1, 3])
+    share, box = mix.draw(0, 0, 0, x.shape[3:])
+    out, targets = mix.apply(x, labels, 4, (share, box))
+    assert box is None and 0 < share < 1
+    for i in range(5):
+        torch.testing.assert_close(out[i], share * x[i] + (1 - share) * x[4 - i], atol=1e-6, rtol=0)
+        want = np.full(4, 0.1 / 4)
+        want[labels[i]] += 0.9 * share
+        want[labels[4 - i]] += 0.9 * (1 - share)
+        np.testing.assert_allclose(targets[i], want, atol=1e-6)
+
+
+def test_a_batch_is_mixed_by_seed_epoch_and_step():
+    mix = augment.BatchMix()
+    drawn = [mix.draw(0, 0, step, (32, 32)) for step in range(3000)]
+    assert drawn[7] == mix.draw(0, 0, 7, (32, 32))
+    assert len({mix.draw(*which, (32, 32)) for which in ((0, 0, 7), (1, 0, 7), (0, 1, 7), (0, 0, 8))}) == 4
+    assert abs(np.mean([box is not None for _, box in drawn]) - 0.5) < 0.04
+    mixup = np.array([share for share, box in drawn if box is None])
+    assert abs(mixup.mean() - 0.5) < 0.03
+    assert abs(mixup.var() - 1 / (4 * (2 * 0.8 + 1))) < 0.008  # of Beta(0.8, 0.8)
+    for share, box in drawn:
+        if box is not None:
+            assert share == 1 - box[2] * box[3] / 32**2
+
+
+@pytest.mark.parametrize("cutmix,box", [(0, False), (1.0, True)])
+def test_one_way_of_mixing_alone(cutmix, box):
+    mix = augment.BatchMix(mixup=0 if cutmix else 0.8, cutmix=cutmix)
+    drawn = [mix.draw(0, 0, step, (32, 32)) for step in range(50)]
+    assert all((found is not None) == box for _, found in drawn)
+
+
+def test_nothing_to_mix_only_smooths():
+    mix, x, labels = augment.BatchMix(0, 0, 0.2), clips(3), torch.tensor([0, 1, 1])
+    out, targets = mix.apply(x, labels, 2, mix.draw(0, 0, 0, x.shape[3:]))
+    assert out is x
+    torch.testing.assert_close(targets, torch.tensor([[0.9, 0.1], [0.1, 0.9], [0.1, 0.9]]))
+
+
+@pytest.mark.parametrize(
+    "kind,bad,match",
+    [
+        (augment.RandAugment, dict(magnitude=11), "magnitude 11"),
+        (augment.RandAugment, dict(std=-1), "std -1"),
+        (augment.RandAugment, dict(count=0), "count 0"),
+        (augment.RandAugment, dict(p=2), "p is"),
+        (augment.Erasing, dict(p=-0.1), "p is"),
+        (augment.Erasing, dict(area=(0.3, 0.1)), "area"),
+        (augment.Erasing, dict(ratio=(0, 1)), "ratio"),
+        (augment.BatchMix, dict(mixup=-1), "mixup -1"),
+        (augment.BatchMix, dict(smoothing=1), "smoothing 1"),
+        (augment.BatchMix, dict(p_cutmix=1.5), "p_cutmix 1.5"),
+    ],
+)
+def test_impossible_regularisation_is_refused(kind, bad, match):
+    with pytest.raises(ValueError, match=match):
+        kind(**bad)
+    with pytest.raises(ValueError, match="smoothing"):
+        augment.soft_targets(torch.tensor([0]), 3, 1.0)
