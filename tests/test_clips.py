@@ -1010,3 +1010,231 @@ def test_some_drawn_videos_are_those_of_the_whole(cache):
     assert len(index.limit(1)) == 8
     read = ClipDataset(some, length=4, stride=3, size=24, train=False, mode="uniform").read(0)["clip"]
     assert read.shape == (1, 3, 4, 24, 24)
+
+
+# --- one frame of each segment
+
+
+@hyp(max_examples=200, deadline=None)
+@given(st.integers(1, 400), st.integers(1, 32), st.integers(1, 5), st.integers(0, 10**6))
+def test_a_segment_gives_a_frame_of_its_own(n, length, count, seed):
+    "Frame k lies in [k n/L, (k+1) n/L), in exact fractions, drawn or fixed; a short video too."
+    for rng in (None, sample_rng(seed, 0, 0)):
+        found = clips.segment_indices(n, length, count, rng)
+        assert found.shape == (count, length) and found.dtype == np.int64
+        for clip in found.tolist():
+            for k, t in enumerate(clip):
+                first, end = Fraction(k * n, length), Fraction((k + 1) * n, length)
+                assert int(first) <= t < end and t < n
+
+
+@pytest.mark.parametrize("n,length,count", [(40, 8, 2), (40, 16, 3), (7, 16, 2), (1, 4, 3), (300, 16, 5)])
+def test_the_fixed_place_in_a_segment(n, length, count):
+    found = clips.segment_indices(n, length, count)
+    for v in range(count):
+        for k in range(length):
+            assert found[v, k] == int((k + (v + Fraction(1, 2)) / count) * Fraction(n, length))
+    if n >= length * count:
+        assert len(np.unique(found, axis=0)) == count
+
+
+def test_every_frame_of_a_segment_is_drawn_alike():
+    drawn = np.concatenate([clips.segment_indices(40, 8, 1, sample_rng(0, e, 0)) for e in range(2000)])
+    counts = np.bincount(drawn.flatten(), minlength=40)
+    assert (abs(counts - 2000 / 5) < 5 * (2000 / 5 * 0.8) ** 0.5).all()
+
+
+@pytest.mark.parametrize("cached", [None, "memory"])
+def test_segments_of_files_show_their_frames(root, cache, cached):
+    "The gray of each frame of a clip tells its number; c has 12 frames for 16 segments."
+    for train in (True, False):
+        kw = dict(length=16, sampling="segments", views=2, cache=cached, train=train, scale=(1.0, 1.0))
+        dataset = small(videos(root), mode="random" if train else "uniform", **kw)
+        for batch in batches(dataset, 5, 1, shuffle=False):
+            for position, name in enumerate("abcde"):
+                times = dataset.times(position, 1, FRAMES[name])
+                assert (np.diff(times) >= 0).all()
+                gray = batch["clip"][position, :, 1, :, :, -1].float().mean(-1).numpy()
+                assert (np.abs(gray - level(times)) <= 4).all()
+
+
+def test_random_segments_follow_the_rule_of_chance(root):
+    dataset = small(videos(root), sampling="segments", views=2)
+    want = [clips.segment_indices(40, 8, 1, sample_rng(0, 3, 2, f"time/{view}"))[0] for view in range(2)]
+    assert (dataset.times(2, 3, 40) == want).all() and (want[0] != want[1]).any()
+    assert "one frame of each segment" in repr(dataset)
+
+
+# --- multi-scale crops
+
+
+def all_multiscale(height, width, scales):
+    "Every box by enumeration: places as fractions of the free space, rounded down."
+    found = Counter()
+    thirteen = "00 02 04 20 22 24 40 42 44 11 13 31 33".split()
+    for i, a in enumerate(scales):
+        for j, b in enumerate(scales):
+            if j in (i - 1, i, i + 1):
+                h, w = round(a * min(height, width)), round(b * min(height, width))
+                for y, x in thirteen:
+                    top, left = Fraction(int(y), 4) * (height - h), Fraction(int(x), 4) * (width - w)
+                    found[int(top), int(left), h, w] += 1
+    return found
+
+
+@pytest.mark.parametrize("height,width", [(48, 64), (64, 48), (50, 50), (3, 200)])
+def test_multi_scale_crops_are_all_of_the_enumeration_and_alike(height, width):
+    want = all_multiscale(height, width, (1, 0.875, 0.75, 0.66))
+    assert sum(want.values()) == 130
+    n = 13000
+    drawn = Counter(clips.multiscale_box(height, width, sample_rng(0, i, 0)) for i in range(n))
+    assert drawn.keys() == want.keys()
+    for box, times in want.items():
+        share = n * times / 130
+        assert abs(drawn[box] - share) < 5.5 * share**0.5
+
+
+@given(st.integers(1, 80), st.integers(1, 80), st.integers(0, 10**6))
+def test_multi_scale_crops_lie_in_the_frame(height, width, seed):
+    top, left, h, w = clips.multiscale_box(height, width, sample_rng(seed, 0, 0))
+    assert 0 <= top and 0 <= left and h >= 1 and w >= 1 and top + h <= height and left + w <= width
+
+
+def test_multi_scale_crops_are_training_crops_drawn_by_name(root):
+    index = videos(root)
+    dataset = small(index, scales=[1, 0.5], views=2)
+    want = clips.multiscale_box(48, 64, sample_rng(0, 4, 3, "crop/1"), (1, 0.5))
+    assert dataset.box(3, 4, 1, 48, 64) == want
+    assert small(index, scales=(1, 0.5), train=False).box(3, 4, 1, 48, 64) == centre_box(48, 64)
+
+
+# --- several crops at test
+
+
+@given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 6))
+def test_squares_along_the_longer_side(height, width, count):
+    boxes = [clips.side_box(height, width, place, count) for place in range(count)]
+    short, long = min(height, width), max(height, width)
+    starts = [max(top, left) for top, left, _, _ in boxes]
+    assert all(box[2:] == (short, short) for box in boxes)
+    assert all(min(top, left) == 0 for top, left, _, _ in boxes)
+    for k, start in enumerate(starts):
+        even = Fraction(k * (long - short), count - 1) if count > 1 else Fraction(long - short, 2)
+        assert abs(start - even) <= Fraction(1, 2)
+    if height > width:
+        assert all(left == 0 for _, left, _, _ in boxes)
+
+
+def test_a_place_that_is_not_there_is_refused():
+    for place in (-1, 3):
+        with pytest.raises(ValueError, match=f"place {place} of 3"):
+            clips.side_box(48, 64, place)
+
+
+FIFTEEN = dict(views=15, crops=3, mode="uniform", train=False)
+
+
+@pytest.mark.parametrize("sampling", ["stride", "segments"])
+def test_five_clips_in_three_crops_stay_in_video_and_frame(root, sampling):
+    "Also in c, which is shorter than a clip; views 3 k to 3 k + 2 show the same frames."
+    dataset = small(videos(root), length=8, stride=2, sampling=sampling, **FIFTEEN)
+    for position, name in enumerate("abcde"):
+        times = dataset.times(position, 0, FRAMES[name])
+        assert times.shape == (15, 8) and times.min() >= 0 and times.max() < FRAMES[name]
+        assert (times.reshape(5, 3, 8) == times.reshape(5, 3, 8)[:, :1]).all()
+        if sampling == "stride":
+            assert (times[::3] == temporal_indices(FRAMES[name], 8, 2, "uniform", 5)).all()
+        boxes = [dataset.box(position, 0, view, HEIGHT, WIDTH) for view in range(15)]
+        assert boxes == [(0, 0, 48, 48), (0, 8, 48, 48), (0, 16, 48, 48)] * 5
+
+
+@pytest.mark.parametrize("motion", [False, True])
+def test_views_in_several_crops_are_those_read_alone(root, motion):
+    dataset = small(videos(root), size=24, motion=motion, **FIFTEEN)
+    for position, name in ((0, "a"), (2, "c")):
+        sample = dataset.read(position)
+        times = dataset.times(position, 0, FRAMES[name])
+        for view in range(15):
+            box = dataset.box(position, 0, view, HEIGHT, WIDTH)
+            options = dict(crop=box, motion=motion, grid=dataset.cells)
+            alone = video.read_clip(root / f"{name}.mp4", times[view], (24, 24), **options)
+            assert torch.equal(sample["clip"][view], alone.rgb)
+            if motion:
+                assert torch.equal(sample["mv"][view], alone.mv)
+                assert torch.equal(sample["has_mv"][view], alone.has_mv)
+
+
+def test_crops_from_a_cache_are_those_of_the_files(root, cache):
+    for a, b in zip(whole(videos(root), **FIFTEEN), whole(videos(root), cache="memory", **FIFTEEN)):
+        assert a["clip"].shape == b["clip"].shape == (len(a["index"]), 15, 3, 8, 16, 16)
+        assert (a["clip"].int() - b["clip"].int()).abs().float().mean() < 3
+
+
+# --- repeated augmentation: the same frames, cropped in several ways
+
+
+def test_views_of_the_same_frames_are_decoded_once_to_the_same_pixels(root, monkeypatch):
+    dataset = small(videos(root), views=3, same_time=True, stride=(1, 2))
+    asked = []
+    monkeypatch.setattr(clips, "read_clip", lambda *a, **kw: asked.append(a) or video.read_clip(*a, **kw))
+    for position, name in enumerate("abcde"):
+        asked.clear()
+        sample = dataset.read(position, 2)["clip"]
+        assert len(asked) == 1
+        times = dataset.times(position, 2, FRAMES[name])
+        assert (times == times[0]).all()
+        boxes = [dataset.box(position, 2, view, HEIGHT, WIDTH) for view in range(3)]
+        assert len(set(boxes)) == 3
+        for view, box in enumerate(boxes):
+            alone = video.read_clip(root / f"{name}.mp4", times[view], (16, 16), box)
+            assert torch.equal(sample[view], alone.rgb)
+
+
+# --- all of them together
+
+
+NEW = dict(
+    spread=dict(sampling="segments", scales=(1, 0.875, 0.75, 0.66)),
+    repeated=dict(views=3, same_time=True, scales=(1, 0.75)),
+    tested=FIFTEEN,
+    spread_tested=FIFTEEN | dict(sampling="segments", views=6, crops=2),
+)
+
+
+@pytest.mark.parametrize("name", NEW)
+def test_new_ways_to_cut_do_not_depend_on_who_reads(root, cache, name):
+    kw = dict(length=8, size=16) | NEW[name]
+    alone = whole(videos(root), epoch=1, **kw)
+    same(alone, whole(videos(root), epoch=1, workers=2, **kw))
+    same(alone[1:], whole(videos(root), epoch=1, start=1, **kw))
+
+
+def test_new_options_change_the_hash_and_defaults_do_not(root):
+    index = videos(root)
+    usual = small(index, views=6, mode="uniform", train=False)
+    same_as_usual = small(index, views=6, mode="uniform", train=False, sampling="stride", scales=[], crops=1)
+    assert same_as_usual.hash == usual.hash
+    changes = (dict(sampling="segments"), dict(scales=(1, 0.5)), dict(crops=3), dict(crops=2))
+    hashes = {small(index, views=6, mode="uniform", train=False, **c).hash for c in changes}
+    assert len(hashes | {usual.hash}) == 5
+
+
+@pytest.mark.parametrize(
+    "bad,match",
+    [
+        (dict(sampling="even"), "sampling 'even'"),
+        (dict(sampling="segments", still=4), "segments"),
+        (dict(sampling="segments", mode="dense", train=False), "segments"),
+        (dict(scales=(1, 0)), "scales"),
+        (dict(scales=(1.2,)), "scales"),
+        (dict(scales=(1, 0.5), resize=((20, 16),)), "without resize"),
+        (dict(crops=0), "crops is 0"),
+        (dict(crops=1.5), "crops is 1.5"),
+        (dict(FIFTEEN, views=10), "10 views"),
+        (dict(FIFTEEN, centre=0.9), "crops=3"),
+        (dict(FIFTEEN, test_resize=(20, 16)), "crops=3"),
+    ],
+)
+def test_impossible_samplings_and_crops_are_refused(root, bad, match):
+    with pytest.raises(ValueError, match=match):
+        small(videos(root), **bad)
