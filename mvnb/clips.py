@@ -337,6 +337,14 @@ def _pairs(sizes):
     return tuple(tuple(pair) if isinstance(pair, list) else pair for pair in sizes)
 
 
+def _as_tuples(dataset):
+    "Make tuples of all options that may be lists."
+    for name in ("scale", "ratio", "scales"):
+        setattr(dataset, name, tuple(getattr(dataset, name)))
+    dataset.resize = _pairs(dataset.resize)
+    dataset.test_resize = _pairs((dataset.test_resize,))[0]
+
+
 def _cached_side(dataset):
     "Short side of cached frames: that of the largest size that frames are scaled to, else 1.3 * size."
     if dataset.drawn and not dataset.train and dataset.centre == 1 and not dataset.test_resize:
@@ -379,10 +387,7 @@ class ClipDataset:
     crops: int = 1  # evaluation: squares along the longer side, each shown by every clip, see `side_box`
 
     def __post_init__(self):
-        self.scale, self.ratio = tuple(self.scale), tuple(self.ratio)
-        self.resize = _pairs(self.resize)
-        self.scales = tuple(self.scales)
-        self.test_resize = _pairs((self.test_resize,))[0]
+        _as_tuples(self)
         _check_options(self)
         self.cache_size = self.cache_size or _cached_side(self)
         if self.boxes is not None:

@@ -73,9 +73,12 @@ class Clips:
     test_resize: tuple | None = None  # evaluation: (width, height) before the centre crop
     still_from: str = "third"  # almost still frames spread over it, or those of an ordinary "clip" in it
     gray: bool = False  # one gray channel instead of red, green and blue
+    sampling: str = "stride"  # frames `stride` apart; "segments": one of each segment of the video
+    scales: tuple = ()  # training: sides of multi-scale crops, shares of the short side; (): `scale`
+    crops: int = 1  # evaluation: squares along the longer side, each for every clip; views count them
 
     def __post_init__(self):
-        for name in ("stride", "scale", "ratio", "resize", "test_resize"):
+        for name in ("stride", "scale", "ratio", "resize", "test_resize", "scales"):
             if isinstance(value := getattr(self, name), list):
                 object.__setattr__(self, name, tuple(value))
         pairs = tuple(tuple(pair) for pair in self.resize)  # lists where it was read from JSON
@@ -83,6 +86,7 @@ class Clips:
 
     def __str__(self):
         times = f"{self.still} still ones" if self.still else f"stride {self.stride}"
+        times = "one of each segment" if self.sampling == "segments" else times
         return f"{self.length} frames, {times}, {self.size}×{self.size}"
 
 # %% ../nbs/results/30_recipes.ipynb #c1c9a88b
@@ -144,7 +148,7 @@ class Recipe:
     photometric: Options = Options()  # of `mvnb.augment.Photometric`
     model: Options = Options()  # more arguments of `mvnb.models.build`
     tests: tuple = ()  # evaluations: (name, Data) pairs
-    test_views: int = 10  # clips per video at test
+    test_views: int = 10  # clips per video at test, all crops counted
     parent: "Recipe | None" = None  # the run whose backbone is taken over
     seed: int = 0  # of weights, order and every draw
     profile: str = "paper"  # smoke, demo or paper
@@ -201,6 +205,9 @@ LATER = {  # (class, field) added after FORMAT was set -> the value that means "
     ("Clips", "test_resize"): None,
     ("Clips", "still_from"): "third",
     ("Clips", "gray"): False,
+    ("Clips", "sampling"): "stride",
+    ("Clips", "scales"): (),
+    ("Clips", "crops"): 1,
     ("Data", "videos"): None,
     ("Data", "variety"): 0.0,
     ("Schedule", "layer_decay"): 1.0,

@@ -416,7 +416,7 @@ def _training_passes(recipe: Recipe, videos: int) -> int:
         if recipe.kind == "pretrain"
         else {"linear": 1}.get(recipe.kind, 3)
     )
-    return steps * batch * each
+    return steps * batch * each * recipe.params.get("repeats", 1)
 
 # %% ../nbs/results/31_runs.ipynb #314f9065
 @functools.cache
@@ -496,7 +496,7 @@ def _pretrain(recipe: Recipe, job: Job) -> tuple[dict, dict]:
 # %% ../nbs/results/31_runs.ipynb #71f01a15
 _CLIP_FIELDS = (  # of `recipes.Clips` and `mvnb.protocols.Protocol` alike
     *("length", "stride", "size", "scale", "cache", "still", "short", "resize", "test_resize", "still_from"),
-    "gray",
+    *("gray", "sampling", "scales", "crops"),
 )
 
 
@@ -527,7 +527,7 @@ def _train_classifier(recipe: Recipe, job: Job, backbone, train, tests: dict) ->
     protocol = _protocol(recipe)
     if recipe.schedule:
         protocol = replace(protocol, schedule=_schedule(recipe, job.world))
-    dataset = _dataset(recipe, train, protocol.train_views)
+    dataset = _dataset(recipe, train, **protocols.training_views(protocol))
     evaluate = protocols.finetune if recipe.kind == "finetune" else protocols.linear_probe
     options = dict(seed=recipe.seed, fingerprint=recipe.hash)
     if fair := fair_training(recipe):

@@ -678,3 +678,178 @@ def test_real_videos_and_a_missing_one(tmp_path, shared_data):
 def test_whole_numbers_are_asked_for(field, value):
     with pytest.raises(ValueError, match=f"Protocol.{field} is"):
         Protocol(**{field: value})
+
+
+# ---- regularisation of transformers -------------------------------------------------------------
+STRONG = dict(mixup=0.8, cutmix=1.0, label_smoothing=0.1, erasing=0.5, randaugment=(7, 4, 0.5))
+
+
+def regular(views=2, seed=0):
+    protocol = Protocol(**STRONG)
+    return Classifier(Net(), 3, views=views, seed=seed, label_smoothing=0.1, regularisation=protocol)
+
+
+def test_the_loss_of_a_mixed_batch_by_hand():
+    "Clips and targets of every view, in the order of the views, against log-probabilities in NumPy."
+    data = Evaluated(6, views=2)
+    steps = list(data.batches(2, 0, shuffle=False))
+    for batch in steps:
+        model = regular().eval()
+        share, box = model.mix.draw(0, 0, batch["step"], (8, 8))
+        clips = model.augmented(batch)
+        seen = clips.clone()
+        if box is None:
+            seen = share * clips + (1 - share) * clips.flip(0)
+        else:
+            top, left, h, w = box
+            seen[..., top : top + h, left : left + w] = clips.flip(0)[..., top : top + h, left : left + w]
+        labels = batch["label"].tolist() * 2
+        with torch.no_grad():
+            logp = model.logits(seen).double().log_softmax(1).numpy()
+            out = model(batch)
+        losses, right = [], []
+        for i, (own, other) in enumerate(zip(labels, labels[::-1])):
+            target = np.full(3, 0.1 / 3)
+            target[own] += 0.9 * share
+            target[other] += 0.9 * (1 - share)
+            losses.append(-(target * logp[i]).sum())
+            right.append(logp[i].argmax() == target.argmax())
+        assert out["loss"].item() == pytest.approx(np.mean(losses), rel=1e-5)
+        assert out["acc"].item() == pytest.approx(np.mean(right))
+    assert {model.mix.draw(0, 0, b["step"], (8, 8))[1] is None for b in steps} == {True, False}
+
+
+def test_augmentation_happens_in_the_stated_order():
+    batch = batch_of(Evaluated(6, views=2))
+    model = regular()
+    model.photometric = Photometric(gray=0, p_jitter=0, blur=0, flip=0.5)
+    got = model.augmented(batch)
+    for view in range(2):
+        which, stream = (0, 0, batch["index"]), f"view/{view}"
+        x = to_float(batch["clip"][:, view])
+        x = model.randaugment.apply(x, model.randaugment.draw(*which, stream))
+        x = normalize(model.photometric.apply(x, model.photometric.draw(*which, stream)))
+        x = model.erasing.apply(x, model.erasing.draw(*which, (8, 8), stream))
+        assert torch.equal(got[6 * view : 6 * view + 6], x)
+    plain = Classifier(Net(), 3, views=2).augmented(batch)
+    assert not torch.equal(plain, got) and torch.equal(plain[:6], normalize(to_float(batch["clip"][:, 0])))
+
+
+def test_a_clip_is_augmented_alike_in_any_batch():
+    data = Evaluated(6)
+    model = regular(views=3)
+    whole = model.augmented(batch_of(data))
+    alone = model.augmented(batch_of(data, 1))
+    assert torch.allclose(alone, whole[::6], atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def noise_videos(tmp_path_factory):
+    "Twelve videos of three classes, as an index of files."
+    from mvnb import datasets, video
+
+    folder = tmp_path_factory.mktemp("noise")
+    paths = [f"{'abc'[i % 3]}/{i}.mp4" for i in range(12)]
+    for i, path in enumerate(paths):
+        (folder / path).parent.mkdir(exist_ok=True)
+        frames = np.random.default_rng(i).integers(0, 256, (14, 6, 8, 3)).astype(np.uint8)
+        video.write_video(folder / path, frames.repeat(6, 1).repeat(6, 2))
+    return datasets.Index("folder", "train", folder, paths, [i % 3 for i in range(12)], ["a", "b", "c"])
+
+
+def test_what_a_training_sees_does_not_depend_on_the_readers(noise_videos):
+    from mvnb.clips import batches
+    from mvnb.protocols import clips_of
+
+    protocol = Protocol(**STRONG, length=4, size=24, repeats=2, sampling="segments", scales=(1, 0.75))
+    train = clips_of(noise_videos, protocol, train=True, seed=3)
+    assert train.views == 2 and train.same_time and train.scales == (1, 0.75)
+    model, seen = regular(seed=3), {}
+    for workers, start in ((0, 0), (2, 0), (0, 1)):
+        for batch in batches(train, 4, 1, workers=workers, start=start):
+            labels = batch["label"].repeat(2)
+            clips, targets = model.mixed(batch, model.augmented(batch), labels)
+            before = seen.setdefault(batch["step"], (clips, targets))
+            assert torch.equal(clips, before[0]) and torch.equal(targets, before[1])
+    assert len(seen) == 3 and not torch.equal(seen[0][1], seen[1][1])
+
+
+def test_a_transformer_is_fine_tuned_and_tested_with_everything(tmp_path, noise_videos):
+    from mvnb import models
+    from mvnb.protocols import clips_of
+
+    net = models.build("vit_tiny", width=24, depth=3)
+    before = weights(net)
+    protocol = Protocol(
+        Schedule(epochs=2, batch_size=4, lr=0.01, optimizer="adamw"),
+        **STRONG,
+        **dict(drop_path=0.2, repeats=2, length=4, size=24, sampling="segments", views=6, crops=3),
+    )
+    runs = [
+        finetune(net, noise_videos, noise_videos, protocol, folder=tmp_path / name, seed=1, **QUIET)
+        for name in "ab"
+    ]
+    assert runs[0].fit.losses == runs[1].fit.losses and len(runs[0].fit.losses) == 6
+    assert runs[0]["test"] == runs[1]["test"] and runs[0]["test"]["n"] == 12
+    assert [block.drop.share for block in net.blocks] == [0, 0, 0] and same(before, weights(net))
+    tuned = runs[0].classifier
+    assert [block.drop.share for block in tuned.backbone.blocks] == pytest.approx([0, 0.1, 0.2])
+    tested = clips_of(noise_videos, protocol)
+    assert (tested.views, tested.crops, tested.places) == (6, 3, 3)
+    tuned.eval()
+    right = []
+    for i in range(12):
+        views = normalize(to_float(tested.read(i)["clip"]))
+        with torch.no_grad():
+            right.append(int(tuned.logits(views).softmax(1).mean(0).argmax()) == i % 3)
+    assert runs[0]["test"]["top1"] == pytest.approx(100 * np.mean(right))
+
+
+@pytest.mark.parametrize("off", ["mixup", "cutmix", "erasing", "randaugment", "drop_path", "repeats"])
+def test_each_option_changes_the_training(tmp_path, noise_videos, off):
+    from mvnb import models
+
+    net = models.build("vit_tiny", width=24, depth=3)
+    on = dict(STRONG, drop_path=0.5, repeats=2)
+    none = dict(mixup=0.0, cutmix=0.0, erasing=0.0, randaugment=(), drop_path=0.0, repeats=1)
+    losses = []
+    for options in (on, on | {off: none[off]}):
+        schedule = Schedule(epochs=2, batch_size=4, lr=0.01, optimizer="adamw")
+        protocol = Protocol(schedule, length=4, size=24, views=1, **options)
+        done = finetune(
+            net, noise_videos, noise_videos, protocol, folder=tmp_path / str(len(losses)), **QUIET
+        )
+        losses.append(done.fit.losses)
+    assert losses[0] != losses[1]
+
+
+def test_drop_path_needs_blocks_that_can_be_skipped():
+    from mvnb import models
+    from mvnb.protocols import with_drop_path
+
+    assert with_drop_path(net := Net(), 0.0) is net
+    with pytest.raises(ValueError, match="drop_path 0.1 on Net"):
+        with_drop_path(Net(), 0.1)
+    for name in ("vit_tiny", "timesformer_tiny"):
+        built = with_drop_path(models.build(name, depth=5), 0.4)
+        wanted = models.build(name, depth=5, drop_path=0.4)
+        assert [b.drop.share for b in built.blocks] == pytest.approx([b.drop.share for b in wanted.blocks])
+
+
+@pytest.mark.parametrize(
+    "bad,match",
+    [
+        (dict(mixup=-1), "mixup -1"),
+        (dict(cutmix=-0.5), "cutmix -0.5"),
+        (dict(erasing=1.5), "1.5"),
+        (dict(randaugment=(7,)), "randaugment"),
+        (dict(randaugment=(12, 4, 0.5)), "magnitude 12"),
+        (dict(drop_path=1.0), "drop_path"),
+        (dict(repeats=0), "repeats"),
+        (dict(crops=0), "crops"),
+        (dict(repeats=2, train_views=2), "repeats and train_views"),
+    ],
+)
+def test_impossible_regularisation_is_refused(bad, match):
+    with pytest.raises(ValueError, match=match):
+        Protocol(**bad)

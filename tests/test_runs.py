@@ -1002,3 +1002,48 @@ def test_settings_are_chosen_on_videos_that_no_page_reports():
         assert [data.split for _, data in chosen] == ["dev-biased", "dev-unbiased"]
         assert not {data.load().hash for _, data in chosen} & {data.load().hash for _, data in told}
         assert {data.seed for _, data in chosen + told} == {seed}
+
+
+# ---------------------------------------------------------------- fine-tuning of transformers
+
+STRONG = dict(mixup=0.8, cutmix=1.0, label_smoothing=0.1, erasing=0.25, randaugment=(7, 4, 0.5), repeats=2)
+CUT = dict(sampling="segments", scales=(1, 0.875, 0.75, 0.66), crops=3)
+
+
+def strong(**params):
+    vit = dataclasses.replace(
+        SMOKE,
+        backbones={"vit": "vit_tiny"},
+        model={"vit": Options(channels=1, width=24, depth=2)},
+        finetune_clips=dataclasses.replace(SMOKE.finetune_clips, **CUT),
+        test_views=6,
+    )
+    return recipes.finetuning(vit, "puppets-u", None, "vit", **(STRONG | dict(drop_path=0.1) | params))
+
+
+def test_what_a_recipe_says_of_a_transformer_reaches_its_protocol():
+    recipe = strong()
+    again = from_json(recipe.json())
+    assert again == recipe and again.hash == recipe.hash
+    protocol = runs._protocol(again)
+    for name, value in (STRONG | CUT | dict(drop_path=0.1, views=6)).items():
+        assert getattr(protocol, name) == value, name
+    for name in ("sampling", "scales", "crops"):
+        usual = recipes.LATER["Clips", name]
+        other = dataclasses.replace(recipe, clips=dataclasses.replace(recipe.clips, **{name: usual}))
+        assert other.hash != recipe.hash and name not in json.loads(other.json())["clips"]
+
+
+def test_a_transformer_is_fine_tuned_as_its_recipe_says(store):
+    "It is tested on all videos, and options of its recipe change its losses."
+    result = ensure(strong())
+    assert result.metrics["biased"]["n"] == result.metrics["unbiased"]["n"] > 0
+    losses = [
+        (ensure(strong(repeats=n, mixup=m)).folder / "losses.csv").read_text() for n, m in ((1, 0.8), (2, 0))
+    ]
+    assert len({*losses, (result.folder / "losses.csv").read_text()}) == 3
+
+
+def test_repeats_cost_as_many_passes():
+    once, twice = (runs._training_passes(strong(repeats=n), 48) for n in (1, 2))
+    assert twice == 2 * once

@@ -83,6 +83,8 @@ SOURCES = [
     (Source("ours", "a video too short for a clip is looped"), ["*_clips.short"]),
     (Source("ours", "not used: crops are a random share of the frame"), ["*_clips.resize"]),
     (Source("ours", "clips in colour"), ["*_clips.gray"]),
+    (Source("ours", "not used: frames of a clip follow each other"), ["*_clips.sampling"]),
+    (Source("ours", "not used: no multi-scale crops, one crop at test"), ["*_clips.scales", "*_clips.crops"]),
 ]
 
 # %% ../../../nbs/papers/fame/2_recipe.ipynb #59ae9b50

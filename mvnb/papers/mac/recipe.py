@@ -98,6 +98,8 @@ _PRETRAINING = [
     (Source("ours", "ordinary clips; Still-UCF has 4"), ["*_clips.still"]),
     (Source("ours", "not used: frames are scaled, then cropped"), ["*_clips.scale", "*_clips.ratio"]),
     (Source("ours", "clips in colour"), ["*_clips.gray"]),
+    (Source("ours", "not used: frames of a clip follow each other"), ["*_clips.sampling"]),
+    (Source("ours", "not used: no multi-scale crops, one crop at test"), ["*_clips.scales", "*_clips.crops"]),
     (Source("released", "how strong and how often; the paper names the augmentations"), ["photometric.*"]),
 ]
 
