@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FORMAT', 'KINDS', 'FAIR', 'LATER', 'CONTRAST', 'TINY', 'GRAY', 'DEMO', 'SMOKE', 'PUBLISHED', 'PROFILES', 'WHO',
            'Data', 'Clips', 'Options', 'Recipe', 'canonical', 'from_json', 'fair_training', 'chain', 'Profile',
-           'profile', 'Source', 'settings_of', 'sources', 'paper_of', 'training_data', 'longer', 'coloured', 'fitted',
-           'pretraining', 'tests_of', 'finetuning', 'linear_probing', 'retrieving']
+           'profile', 'Source', 'settings_of', 'sources', 'paper_of', 'training_data', 'longer', 'coloured', 'on_set',
+           'fitted', 'pretraining', 'tests_of', 'finetuning', 'linear_probing', 'retrieving']
 
 # %% ../nbs/results/30_recipes.ipynb #c34d32ce
 import fnmatch
@@ -320,6 +320,7 @@ class Profile:
     sizes: Mapping = Options()  # family -> side of its clips, where it is not that of the clips above
     on_data: Mapping = field(default_factory=dict)  # data set -> options that are not those of `method`
     schedules: Mapping = field(default_factory=dict)  # data set -> its Schedule, where it is not `pretrain`
+    sets: Mapping = field(default_factory=dict)  # data set -> fields that are others in runs on it
     methods: Mapping = field(default_factory=dict)  # method -> fields that are others in its pretraining
     long: Options = Options()  # what `longer` changes in clips, where the videos are too short for more
     remarks: Mapping = field(default_factory=dict)  # method -> a sentence to read beside its numbers
@@ -328,6 +329,7 @@ class Profile:
 # %% ../nbs/results/30_recipes.ipynb #d04cebeb
 CONTRAST = Options(dim=128, momentum=0.999, temperature=0.1, symmetric=True)  # MoCo v2
 TINY = {"i3d": "i3d_tiny", "r2plus1d": "r2plus1d_tiny", "r2plus1d10": "r2plus1d_tiny", "r3d": "r3d_tiny"}
+TINY |= {"vit": "vit_tiny", "timesformer": "timesformer_tiny"}
 GRAY = {family: Options(channels=1) for family in TINY}  # networks that take one channel
 _DEMO_CLIPS = Clips(8, 3, 32, scale=(0.65, 1.0), cache="disk")
 _DEMO_JITTER = Options(gray=0.0, jitter=(0.4, 0.4, 0.0, 0.0), p_jitter=0.8, blur=0.0, flip=0.5)
@@ -560,6 +562,14 @@ def coloured(profile: Profile) -> Profile:  # the same, with networks and clips 
     return replace(profile, model=model, photometric=photometric, finetune_clips=clips)
 
 # %% ../nbs/results/30_recipes.ipynb #b7c1d2e8
+def on_set(
+    profile: Profile,
+    data: str,  # data set of a pretraining, or of an evaluation
+) -> Profile:  # the same with what it says about that data set
+    "What a profile holds for one data set."
+    return replace(profile, **profile.sets.get(data, {}))
+
+
 def fitted(
     profile: Profile,
     method: str,  # a name of `mvnb.methods.build`
@@ -567,6 +577,7 @@ def fitted(
     family: str,  # of the backbone
 ) -> Profile:  # with what it says about that method, data set and family
     "What a profile holds for one kind of pretraining."
+    profile = on_set(profile, data)
     profile = replace(profile, **profile.methods.get(method, {}))
     takes = methods.parameters(method)
     options = Options({name: value for name, value in profile.method.items() if name in takes})
@@ -656,6 +667,7 @@ def finetuning(
     **params,  # fields of `mvnb.protocols.Protocol`, over the profile's
 ) -> Recipe:
     "The recipe of a fine-tuning and its test."
+    profile = on_set(profile, data)
     options = dict(params=profile.finetuning | params, photometric=profile.finetune_photometric)
     return _evaluation("finetune", profile, data, parent, family, seed, schedule=profile.finetune, **options)
 
@@ -669,6 +681,7 @@ def linear_probing(
     **params,  # fields of `mvnb.protocols.Protocol`, over the profile's
 ) -> Recipe:
     "The recipe of a linear probe and its test; features extracted once (`cached`) are not augmented."
+    profile = on_set(profile, data)
     params = profile.probing | params
     photometric = Options() if params.get("cached") else profile.finetune_photometric
     options = dict(params=params, photometric=photometric)
@@ -687,5 +700,6 @@ def retrieving(
     **params,  # fields of `mvnb.protocols.Protocol`, over the profile's
 ) -> Recipe:
     "The recipe of a retrieval."
+    profile = on_set(profile, data)
     params = profile.retrieving | params
     return _evaluation("retrieval", profile, data, parent, family, seed, params=params)

@@ -11,7 +11,7 @@ import torch
 from mvnb import claims, datasets, papers, protocols, recipes, runs, tables
 from mvnb.methods import contrast
 
-PAPERS = ("fame", "mac")
+PAPERS = ("fame", "mac", "mgm")
 
 
 @pytest.mark.parametrize("paper", PAPERS)
@@ -73,6 +73,51 @@ def test_fame_is_what_its_authors_ran():
     have = settings("fame")
     assert {name: have[name] for name in expected} == expected
     assert have["linear.lr"] / have["linear.batch_size"] == 30 / 256
+
+
+def test_mgm_is_what_its_tables_say():
+    "Tables 5 and 6 and Section 4.2, written down here once more."
+    have = settings("mgm")
+    expected = {
+        "pretrain.lr": 1.5e-4 * 512 / 256,
+        "pretrain.warmup_epochs": 40,
+        "pretrain.betas": (0.9, 0.95),
+        "sets.ssv2.pretrain_clips.stride": 2,
+        "pretrain_clips.stride": 4,
+        "photometric.flip": 0.5,
+        "sets.ssv2.photometric.flip": 0.0,
+        "sets.ssv2.finetune_photometric.flip": 0.0,
+        "test_views": 5 * 3,
+        "sets.ssv2.test_views": 2 * 3,
+        "sets.ssv2.finetune_clips.sampling": "segments",
+    }
+    assert {name: have[name] for name in expected} == expected
+    rows = {  # base rate, layer decay, epochs, warm-up, drop path
+        "sets.ssv2.": (5e-4, 0.75, 30, 5, 0.1),
+        "": (1e-3, 0.75, 75, 5, 0.1),
+        "sets.ucf101.": (5e-4, 0.75, 100, 0, 0.2),
+        "sets.hmdb51.": (5e-4, 0.7, 100, 0, 0.2),
+        "sets.diving48.": (5e-4, 0.7, 100, 0, 0.2),
+    }
+    for name, (base, *rest) in rows.items():
+        tuned = f"{name}finetune."
+        assert have[f"{tuned}lr"] == pytest.approx(base * 128 / 256)
+        found = [have[f"{tuned}{part}"] for part in ("layer_decay", "epochs", "warmup_epochs")]
+        assert found + [have[f"{name}finetuning.drop_path"]] == rest
+        assert have[f"{name}finetuning.repeats"] == 2 and have[f"{tuned}batch_size"] == 128
+
+
+def test_a_data_set_has_its_own_fields_in_pretraining_and_in_evaluation():
+    profile = recipes.profile("paper", "mgm")
+    other = dataclasses.replace(profile, sets={})
+    for data in ("ssv2", "kinetics400", "hmdb51"):
+        pretrained = recipes.pretraining(profile, "mgm", data, "vit")
+        tuned = recipes.finetuning(profile, "ssv2", pretrained)
+        assert pretrained.clips.stride == (2 if data == "ssv2" else 4)
+        assert tuned.clips.sampling == "segments" and tuned.schedule.epochs == 30
+        assert recipes.linear_probing(profile, "ssv2", pretrained).test_views == 6
+        assert recipes.retrieving(profile, "ssv2", pretrained).clips.stride == 2
+        assert recipes.finetuning(other, data, pretrained).schedule.epochs == 75
 
 
 def test_mac_is_what_its_authors_ran():
