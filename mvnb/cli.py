@@ -745,7 +745,8 @@ _OWN = (
     arg("--out", help="folder of the result; default outputs/own/<name>"),
     arg(
         "--backbone",
-        help="r2plus1d, r3d or i3d in the profile's size, or a name such as r2plus1d_18; default r2plus1d",
+        help="r2plus1d, r3d, i3d or vit in the profile's size, or a name such as r2plus1d_18; "
+        "default r2plus1d, for transformers' methods vit",
     ),
     arg("--weights", help="start from these weights"),
     [

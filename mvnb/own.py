@@ -164,7 +164,7 @@ class Wish:
 
     method: str  # a name of `mvnb.methods.names()`
     profile: str = "demo"  # smoke, demo or paper
-    backbone: str | None = None  # a family (r2plus1d, r3d, i3d) or a name of `mvnb.models.build`
+    backbone: str | None = None  # a family (r2plus1d, r3d, i3d, vit) or a name of `mvnb.models.build`
     epochs: int | None = None  # passes over the folder
     steps: int | None = None  # optimizer steps, instead of epochs
     batch_size: int | None = None  # videos per step
@@ -274,7 +274,8 @@ def _recipe(
     "The recipe of a pretraining on own videos."
     profile = recipes.profile(wish.profile, recipes.paper_of(wish.method))
     families = {name: family for family, name in profile.backbones.items()}
-    family = families.get(wish.backbone, wish.backbone or "r2plus1d")
+    usual = getattr(methods.named(wish.method), "family", "r2plus1d")
+    family = families.get(wish.backbone, wish.backbone or usual)
     profile = recipes.coloured(recipes.fitted(profile, wish.method, "folder", family))
     return recipes.Recipe(
         "pretrain",

@@ -50,6 +50,7 @@ class MGM(nn.Module):
     Raises ValueError for options that it does not have, and for backbones without tokens."""
 
     views = 1
+    family = "vit"  # of the backbone, where none is named
     told = ("mask", "ratio", "jitter")
 
     def __init__(
