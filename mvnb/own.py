@@ -274,8 +274,7 @@ def _recipe(
     "The recipe of a pretraining on own videos."
     profile = recipes.profile(wish.profile, recipes.paper_of(wish.method))
     families = {name: family for family, name in profile.backbones.items()}
-    usual = getattr(methods.named(wish.method), "family", "r2plus1d")
-    family = families.get(wish.backbone, wish.backbone or usual)
+    family = families.get(wish.backbone, wish.backbone or methods.family(wish.method))
     profile = recipes.coloured(recipes.fitted(profile, wish.method, "folder", family))
     return recipes.Recipe(
         "pretrain",

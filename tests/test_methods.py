@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mvnb import masks, methods
+from mvnb import masks, methods, recipes
 from mvnb.augment import to_float
 from mvnb.papers.fame.method import BE, FAME
 from mvnb.methods.contrast import MoCo, encode_shuffled, encode_split, enqueue, momentum_update
@@ -229,7 +229,7 @@ def test_names_owners_and_parameters():
     for name in methods.names():  # what may be set, can be set
         params = methods.parameters(name)
         assert not {"self", "backbone", "seed", "photometric"} & set(params)
-        methods.build(name, backbone="r2plus1d_tiny", **params)
+        methods.build(name, backbone=recipes.TINY[methods.family(name)], **params)
     assert methods.parameters("fame")["queue"] == methods.parameters("moco")["queue"] == 2048
 
 

@@ -152,7 +152,7 @@ def test_no_folder_no_videos(tmp_path, puppets):
 @pytest.mark.parametrize("method", methods.names())
 def test_parameters_are_those_of_the_constructor(method):
     known = own.parameters(method)
-    methods.build(method, backbone="r3d_tiny", **known)
+    methods.build(method, backbone=recipes.TINY[methods.family(method)], **known)
     assert known and not {"backbone", "seed", "photometric", "self"} & set(known)
 
 
@@ -161,6 +161,7 @@ def test_a_method_gets_only_the_parameters_that_it_has(monkeypatch):
     for module in (own, methods):
         monkeypatch.setattr(module, "parameters", lambda method: {"alpha": 1})
     monkeypatch.setattr(methods, "owner", lambda method: None)
+    monkeypatch.setattr(methods, "family", lambda method: "r3d")
     assert dict(own._recipe(own.Wish("fifth", "demo"), 20).params) == {"alpha": 1}
 
 
@@ -282,7 +283,8 @@ def test_real_videos_of_any_shape_with_every_method(shared_data, tmp_path, metho
     ]
     for source in sources:
         shutil.copy(source, tmp_path / "v")
-    result = train(tmp_path / "v", method, frames=4, params={"beta": 0.3} if method == "fame" else {})
+    params = {"beta": 0.3} if method == "fame" else {}
+    result = train(tmp_path / "v", method, frames=4, params=params, backbone=methods.family(method))
     assert (
         result.new
         and result.meta["recipe"]["method"] == method

@@ -81,12 +81,13 @@ class MGM(nn.Module):
             torch.manual_seed(seed)
             self.mae = MAE(_transformer(backbone, more), decoder_depth, decoder_width)
 
-    @property
-    def backbone(self) -> ViT:
-        "The encoder."
-        return self.mae.backbone
-
 # %% ../../../nbs/papers/mgm/1_method.ipynb #5d3adf73
+@patch(as_prop=True)
+def backbone(self: MGM) -> ViT:
+    "The encoder."
+    return self.mae.backbone
+
+
 @patch(as_prop=True)
 def clip_options(self: MGM) -> dict:  # of `mvnb.clips.ClipDataset`
     "What batches must hold besides clips."
