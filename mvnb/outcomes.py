@@ -8,6 +8,7 @@ __all__ = ['Outcome', 'shown', 'distinct', 'remarks', 'provenance_of', 'test_set
 # %% ../nbs/results/33_outcomes.ipynb #0a3b1637
 import io
 import os
+import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -254,24 +255,27 @@ def spread(self: Outcome, rows: Iterable, columns: Iterable, test: str) -> tuple
 # %% ../nbs/results/33_outcomes.ipynb #92220deb
 @patch
 def draw_over_rows(self: Outcome, left, right):
-    "Lines over the rows, one for each column and test."
+    "Lines over the rows, one for each column and test; rows that the paper does not have are apart."
     d = self.definition
-    mine = [row.key for row in d.rows if row.key in self.plan.videos.pretrain]
+    mine = [row for row in d.rows if row.key in self.plan.videos.pretrain]
     places = {row.key: k for k, row in enumerate(d.rows)}
     number = {column.key: k for k, column in enumerate(d.columns)}
     for k, (name, values) in enumerate(published(d).items()):
         left.plot(range(len(values)), values, marker=_MARKS[k], label=name)
     for column, data, test in self.tests:
-        y, error = self.spread(mine, [column], test)
-        look = dict(capsize=3, color=f"C{number[column]}", label=f"{data}, {test}") | mark_of(
-            test, number[column]
-        )
-        right.errorbar([places[key] for key in mine], y, error, **look)
+        look = dict(capsize=3, color=f"C{number[column]}") | mark_of(test, number[column])
+        label = f"{data}, {test}"
+        for extra in (False, True):
+            keys = [row.key for row in mine if row.extra == extra]
+            if keys:
+                y, error = self.spread(keys, [column], test)
+                right.errorbar([places[key] for key in keys], y, error, label=label, **look)
+                label = None
     for ax in (left, right):
-        ax.set_xticks(range(len(d.rows)), [row.label for row in d.rows])
+        ax.set_xticks(range(len(d.rows)), [textwrap.fill(row.label, 12) for row in d.rows])
         ax.set(xlabel=d.row_name, ylabel=d.metric)
 
-
+# %% ../nbs/results/33_outcomes.ipynb #92220ded
 @patch
 def draw_over_columns(self: Outcome, left, right):
     "Lines over the columns, one for each row and test."
