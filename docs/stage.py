@@ -158,7 +158,8 @@ class Site:
             return target
         path, _, anchor = target.partition("#")
         # an executed page has the links of its notebook, which stands in a folder of nbs
-        folder = "nbs/tables" if source.startswith("outputs/") else PurePosixPath(source).parent
+        executed = source.startswith("outputs/")
+        folder = "nbs" / PurePosixPath(page).parent if executed else PurePosixPath(source).parent
         path = os.path.normpath(str(folder / PurePosixPath(path)))
         if path in self.pages:
             there = self.pages[path]
