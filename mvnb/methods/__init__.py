@@ -103,7 +103,7 @@ def inputs(
 def passes(
     name: str,  # of a method
     params: dict,  # of a run
-) -> int:
+) -> float:
     "The cost of a training step for one clip, in forward passes of the backbone; a backward pass counts two."
     kind = named(name)
     return kind.passes(params) if hasattr(kind, "passes") else 3

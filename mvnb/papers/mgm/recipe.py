@@ -6,6 +6,9 @@
 __all__ = ['PAPER', 'SOURCES']
 
 # %% ../../../nbs/papers/mgm/2_recipe.ipynb #15ee6225
+from dataclasses import replace
+
+from ...clips import SCALES
 from ...recipes import Clips, Options, Profile, Source
 from ...train import Schedule
 
@@ -16,7 +19,7 @@ _ADAMW = dict(
 _FLIPPED = Options(gray=0.0, p_jitter=0.0, blur=0.0, flip=0.5)
 _PLAIN = Options(gray=0.0, p_jitter=0.0, blur=0.0, flip=0.0)
 _MIXED = Options(label_smoothing=0.1, mixup=0.8, cutmix=1.0, randaugment=(7, 4, 0.5), erasing=0.25, repeats=2)
-_PRETRAIN = Clips(16, 4, 224, scales=(1, 0.875, 0.75, 0.66))
+_PRETRAIN = Clips(16, 4, 224, scales=SCALES)
 _FINETUNE = Clips(16, 4, 224, scale=(0.08, 1.0), crops=3)
 
 
@@ -32,9 +35,9 @@ def _tuned(base: float, epochs: int, layer_decay: float, drop_path: float, warmu
 
 # %% ../../../nbs/papers/mgm/2_recipe.ipynb #43566aed
 _SSV2 = dict(
-    pretrain_clips=Clips(16, 2, 224, scales=(1, 0.875, 0.75, 0.66)),
+    pretrain_clips=replace(_PRETRAIN, stride=2),
     photometric=_PLAIN,
-    finetune_clips=Clips(16, 2, 224, scale=(0.08, 1.0), crops=3, sampling="segments"),
+    finetune_clips=replace(_FINETUNE, stride=2, sampling="segments"),
     finetune_photometric=_PLAIN,
     test_views=6,
     **_tuned(5e-4, 30, 0.75, 0.1, 5),
