@@ -28,14 +28,15 @@ from .tables import markdown, paragraphs, published, seed_text, seeds_of
 
 # %% ../nbs/results/34_claims.ipynb #9c6b4b20
 def interval(
-    differences: np.ndarray,  # float [n], percentage points, one per world
+    differences: np.ndarray,  # float [n], percentage points, one per world; or [n,videos] on one test for all
 ) -> tuple:  # mean, half of the 95 % interval, standard error; nan, nan for the last two when n is 1
-    "Student's interval for the mean of independent differences."
+    "Student's interval for the mean of independent differences, over seeds or over seeds and videos."
     d = np.asarray(differences, float)
     n = len(d)
     if n == 1:
-        return d[0], math.nan, math.nan
-    error = 0.0 if np.ptp(d) < 1e-9 else d.std(ddof=1) / math.sqrt(n)
+        return d.mean(), math.nan, math.nan
+    means = [d] if d.ndim == 1 else [d.mean(1), d.mean(0)]  # of seeds; of videos
+    error = math.sqrt(sum(0.0 if np.ptp(m) < 1e-9 else m.var(ddof=1) / len(m) for m in means))
     return d.mean(), stdtrit(n - 1, 0.975) * error, error
 
 # %% ../nbs/results/34_claims.ipynb #301ec671
@@ -55,7 +56,7 @@ def one_sided(
 
 # %% ../nbs/results/34_claims.ipynb #866c7139
 def p_value(
-    differences: np.ndarray,  # float [n], percentage points; n > 1
+    differences: np.ndarray,  # as of `interval`; n > 1
     within: float | None = None,  # percentage points they may differ by, instead of one beating the other
     least: float = 0.0,  # percentage points that one must beat the other by
 ) -> float:  # in [0,1]
@@ -105,14 +106,14 @@ def p_text(p: float) -> str:  # such as ", p = 0.012"
 
 # %% ../nbs/results/34_claims.ipynb #af67eb37
 def judge(
-    better: np.ndarray,  # float [n], %, of the row that should win, world by world
-    worse: np.ndarray,  # float [n], %, of the other, in the same worlds
+    better: np.ndarray,  # float [n], %, of the row that should win, world by world; or [n,videos] on one test
+    worse: np.ndarray,  # the same of the other, in the same worlds
     within: float | None = None,  # percentage points they may differ by, instead of one beating the other
     least: float = 0.0,  # percentage points that one must beat the other by
 ) -> Verdict:
     "One inequality between two rows on one test set. Raises ValueError for numbers that are not paired."
     better, worse = np.asarray(better, float), np.asarray(worse, float)
-    if better.shape != worse.shape or better.ndim != 1 or not better.size:
+    if better.shape != worse.shape or better.ndim not in (1, 2) or not better.size:
         raise ValueError(f"{better.shape} and {worse.shape} numbers: give one of each row for every seed")
     d = better - worse
     n = len(d)
@@ -137,14 +138,20 @@ def involved(self: Outcome, claim: Claim) -> list:  # of (row, column, seed)
 
 
 @patch
+def judged_by(self: Outcome, row: str, column: str, test: str) -> np.ndarray:  # [seeds] or [seeds,videos], %
+    "One cell's numbers: of each world, or of each video where all seeds have the same real test."
+    return self.hits(row, column, test) if test == "test" else self.values(row, column, test)
+
+
+@patch
 def verdict(self: Outcome, claim: Claim, test: str) -> Verdict:
     "A claim on one test set: its weakest inequality decides."
     if not self.involved(claim):
         return Verdict("not run")
     each = []
     for better, worse in claim.pairs:
-        ours = self.values(better, claim.column, test)
-        theirs = self.values(worse, claim.versus or claim.column, test)
+        ours = self.judged_by(better, claim.column, test)
+        theirs = self.judged_by(worse, claim.versus or claim.column, test)
         each.append(judge(ours, theirs, claim.within, claim.least))
     worst = min(each, key=lambda v: (-np.nan_to_num(v.p), claim.strength(v.gap)))
     return replace(worst, verdict="not judged") if self.plan.profile == "smoke" else worst
@@ -274,7 +281,10 @@ class Verdicts:
 # %% ../nbs/results/34_claims.ipynb #d77b0d3e
 NOT_JUDGED = "Smoke runs are not judged: they do not train long enough to mean anything."
 OTHERS = "Claims about other works are not run: their numbers are those they published."
-SAME_VIDEOS = "All seeds have the same real videos: what other videos would change is not in the margins."
+SAME_VIDEOS = (
+    "All seeds have the same real videos. What other test videos would change is in the margins, "
+    "what other training videos would change is not."
+)
 
 
 def seeds_note(seeds: tuple) -> str:

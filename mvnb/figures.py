@@ -4,11 +4,10 @@
 
 # %% auto #0
 __all__ = ['READERS', 'OVER_VIDEOS', 'MAPS', 'READ', 'MOST', 'Definition', 'definitions', 'Videos', 'Plan', 'Figure', 'figure',
-           'ranks_of', 'Drawing', 'printed', 'test_clips', 'truth_of', 'spread_over_classes', 'first_of_each', 'Judged',
-           'means_of', 'judge_claim', 'classifier_of', 'readout', 'look', 'Maps']
+           'Drawing', 'printed', 'test_clips', 'truth_of', 'spread_over_classes', 'first_of_each', 'Judged', 'means_of',
+           'seen_by_all', 'judge_claim', 'classifier_of', 'readout', 'look', 'Maps']
 
 # %% ../nbs/results/35_figures.ipynb #20fa12a4
-import csv
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -26,7 +25,7 @@ from . import clips, explain, models, papers, protocols, puppets, recipes, runs,
 from .augment import luma, normalize, to_float
 from .claims import COLUMNS, FEWEST, NOT_JUDGED, OTHERS, SAME_VIDEOS, Verdict, Verdicts
 from .claims import as_text, expectation_notes, is_expected, judge, number, seeds_note, wide
-from .outcomes import distinct, provenance_of, remarks, save_picture
+from .outcomes import distinct, provenance_of, ranks_of, remarks, save_picture
 from .settings import nearest
 from .tables import called, csv_lines, duration, length_of, markdown, paragraphs, seed_text, seeds_of
 
@@ -270,13 +269,6 @@ def figure(
     hint = "" if paper in papers.names() else nearest(paper, papers.names())
     raise ValueError(f"there is no figure {number} of {paper!r}{hint} (there are: {'; '.join(known)})")
 
-# %% ../nbs/results/35_figures.ipynb #8511f169
-def ranks_of(path: Path) -> np.ndarray:  # int [videos], in the order of their paths
-    "The rank of each test video's class among the guesses, from stored predictions; -1 where it is unknown."
-    with open(path, newline="", encoding="utf-8") as file:
-        lines = sorted(csv.DictReader(file), key=lambda line: line["path"])
-    return np.array([int(line["rank"]) for line in lines])
-
 # %% ../nbs/results/35_figures.ipynb #63040788
 class Drawing:
     "What every figure's outcome has: `.plan`, `.frame`, `.provenance`, `.judged`, `.claims`, `.save_figure`."
@@ -394,6 +386,13 @@ def means_of(
     means = (np.where(both, values, 0).sum(1)[some] / count for values in (better, worse))
     return tuple(100 * mean for mean in means)
 
+
+def seen_by_all(better: np.ndarray, worse: np.ndarray) -> tuple:  # two arrays [seeds,videos], %
+    "Both, on the videos that have both numbers in every seed: for tests that all seeds share."
+    better, worse = np.broadcast_arrays(better, worse)
+    both = (np.isfinite(better) & np.isfinite(worse)).all(0)
+    return 100 * better[:, both], 100 * worse[:, both]
+
 # %% ../nbs/results/35_figures.ipynb #9e84cf99
 def judge_claim(
     claim: str,  # in words
@@ -407,8 +406,9 @@ def judge_claim(
 ) -> Judged:
     """One inequality on one test set, judged over seeds as `claims.judge` does. Arrays [1,videos] are the
     same for all seeds; where nothing is trained, give [videos,1], and it is judged over videos."""
-    pair = means_of(better, worse)
-    found = judge(*pair) if len(pair[0]) else Verdict("not judged")
+    shared = plan.real and bool(plan.runs)
+    pair = seen_by_all(better, worse) if shared else means_of(better, worse)
+    found = judge(*pair) if pair[0].size else Verdict("not judged")
     if plan.profile == "smoke":
         found = replace(found, verdict="not judged")
     return Judged(claim, test, found, by, published_on, published_gap)

@@ -105,10 +105,40 @@ def test_fewer_than_three_seeds_only_lean(pairs, within):
     assert str(v) == f"{expected} ({v.gap:+.1f})"
 
 
-@pytest.mark.parametrize("shapes", [((3,), (4,)), ((1, 200), (1, 200)), ((0,), (0,))])
+@pytest.mark.parametrize("shapes", [((3,), (4,)), ((3, 20), (3, 30)), ((2, 3, 4), (2, 3, 4)), ((0,), (0,))])
 def test_numbers_must_be_paired(shapes):
     with pytest.raises(ValueError, match="one of each row for every seed"):
         judge(*map(np.zeros, shapes))
+
+
+@hyp(max_examples=60, deadline=None)
+@given(st.integers(3, 6), st.integers(2, 40), st.integers(0, 2**32 - 1), st.sampled_from([0.0, 2.0]))
+def test_on_a_test_that_all_seeds_share_the_videos_add_their_error(seeds, videos, draw, least):
+    "By loops, from the formula; and the interval contains that of the seeds alone."
+    rng = np.random.default_rng(draw)
+    better, worse = 100.0 * (rng.random((2, seeds, videos)) < 0.6)
+    v, flat = judge(better, worse, least=least), judge(better.mean(1), worse.mean(1), least=least)
+    over_seeds = [sum(better[s] - worse[s]) / videos for s in range(seeds)]
+    over_videos = [sum(better[:, i] - worse[:, i]) / seeds for i in range(videos)]
+    mean = sum(over_seeds) / seeds
+    error = 0.0
+    for part in (over_seeds, over_videos):
+        error += sum((x - mean) ** 2 for x in part) / (len(part) - 1) / len(part)
+    margin = stats.t.ppf(0.975, seeds - 1) * error**0.5
+    assert v.gap == pytest.approx(mean) and v.margin == pytest.approx(margin) and v.n == seeds
+    assert v.margin >= flat.margin - 1e-9
+    if v.verdict != "undecided":
+        assert v.verdict == flat.verdict
+    if error:
+        assert v.p == pytest.approx(stats.t.sf((mean - least) / error**0.5, seeds - 1), abs=1e-9)
+
+
+def test_seeds_that_agree_on_a_small_test_prove_nothing():
+    right = np.tile(100.0 * (np.arange(30) < 16), (3, 1))
+    fewer = right * (np.arange(30) >= 2)
+    assert judge(fewer.mean(1), right.mean(1)).verdict == "fails"  # of seeds alone
+    assert judge(fewer, right).verdict == "undecided"
+    assert judge(np.tile(fewer, 100), np.tile(right, 100)).verdict == "fails"  # 3000 videos do
 
 
 def test_a_verdict_reads_as_a_sentence_s_end():

@@ -9,8 +9,7 @@ import pandas as pd
 import pytest
 
 from mvnb import claims, recipes, runs, tables
-from mvnb.figures import ranks_of
-from mvnb.outcomes import Outcome
+from mvnb.outcomes import Outcome, ranks_of
 from mvnb.tables import Claim
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -374,7 +373,10 @@ def test_all_tables_run_and_share_one_store(outcomes, place):
 def counted(out, row, column, test) -> float:  # %
     "The share of videos whose class is among the first k guesses, from the stored predictions."
     ranks = ranks_of(out.results[row, column, 0].folder / "predictions" / f"{test}.csv")
-    return 100 * ((ranks >= 0) & (ranks < out.column(column).k)).mean()
+    share = 100 * ((ranks >= 0) & (ranks < out.column(column).k)).mean()
+    assert out.hits(row, column, test).shape == (1, len(ranks))
+    assert out.hits(row, column, test)[0].mean() == pytest.approx(share)
+    return share
 
 
 def test_one_retrieval_fills_all_columns_and_its_videos_are_paired(outcomes):

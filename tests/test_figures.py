@@ -401,7 +401,7 @@ def test_claims_are_saved_as_the_tables_save_theirs(maps):
 
 def test_judging_leaves_out_what_has_no_number():
     "Each seed with the videos that have both numbers there; a seed without any is left out."
-    plan = type("Plan", (), dict(profile="demo"))
+    plan = type("Plan", (), dict(profile="demo", real=False))
     rng = np.random.default_rng(0)
     a, b = rng.uniform(0.4, 0.6, (5, 6)), rng.uniform(0.2, 0.3, (5, 6))
     a[0, 2], b[0, 3], b[3, 0] = [np.nan] * 3
@@ -418,8 +418,21 @@ def test_judging_leaves_out_what_has_no_number():
     assert even == figures.judge_claim("x", "t", plan, a, np.repeat(b[1:2], 5, 0)).verdict
 
 
+def test_on_real_videos_the_test_s_own_error_counts():
+    "Of videos that have both numbers in every seed."
+    plan = type("Plan", (), dict(profile="demo", real=True, runs=["one"]))
+    rng = np.random.default_rng(0)
+    a, b = rng.uniform(0.4, 0.6, (3, 8)), rng.uniform(0.2, 0.3, (3, 8))
+    a[0, 2] = b[2, 5] = np.nan
+    kept = [0, 1, 3, 4, 6, 7]
+    got = figures.judge_claim("x", "t", plan, a, b).verdict
+    expected = claims.judge(100 * a[:, kept], 100 * b[:, kept])
+    assert dataclasses.astuple(got) == pytest.approx(dataclasses.astuple(expected)) and got.n == 3
+    assert figures.judge_claim("x", "t", plan, a * np.nan, b).verdict.verdict == "not judged"
+
+
 def test_where_nothing_is_trained_videos_are_the_draws():
-    plan = type("Plan", (), dict(profile="demo"))
+    plan = type("Plan", (), dict(profile="demo", real=False))
     rng = np.random.default_rng(0)
     a, b = rng.uniform(0, 1, 40), rng.uniform(0, 1, 40)
     a[7] = np.nan
