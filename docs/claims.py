@@ -10,7 +10,7 @@ from mvnb.claims import VERDICTS, board_lines, expectation_notes, summed, wide
 from mvnb.tables import called
 from stage import PAPERS, order
 
-SAID = re.compile(rf"({'|'.join(VERDICTS)})(?: \((.*)\))?")
+SAID = re.compile(rf"({'|'.join(sorted(VERDICTS, key=len, reverse=True))})(?: \((.*)\))?")
 ABOUT = ("measured on", "expected on", "seeds", "device", "commit")  # said once, where all lines agree
 SHOWN = dict(claim="claim", by="by", published_on="published on", published_gap="published gap")
 
@@ -32,7 +32,8 @@ def board(lines: pd.DataFrame) -> dict[str, list[dict]]:
 
 
 def badge(verdict: str) -> str:
-    return f'<span class="verdict {verdict.replace(" ", "-")}">{html.escape(verdict)}</span>'
+    kind = verdict.replace(" narrowly", "").replace(" ", "-") + " narrowly" * verdict.endswith("narrowly")
+    return f'<span class="verdict {kind}">{html.escape(verdict)}</span>'
 
 
 def shown(value) -> str:
@@ -106,7 +107,9 @@ TEXT = (
     "its own: it draws its training videos, its tests, the initial weights and the order of the batches. Gap ± "
     "margin, in percentage points, is the mean difference over seeds and its 95 % interval. A claim **holds** "
     "when the whole interval bears it out, **fails** when the whole interval contradicts it, and is "
-    "**undecided** otherwise; with fewer than three seeds it only **leans**. A failed claim is shown as failed. "
+    "**undecided** otherwise; with fewer than three seeds it only **leans**. What holds or fails, but not after "
+    "Holm's correction for all verdicts of its page, does so **narrowly**: other worlds may not confirm it. A "
+    "failed claim is shown as failed. "
     "p is one-sided. [Claims](library/results/34_claims.ipynb) has the rules and shows how they work.",
     "Verdicts are about small models on [puppets](library/clips/02_puppets.ipynb), not about the papers' "
     "networks on the papers' data. Each claim says beforehand on which test it should show: that one is marked.",

@@ -205,6 +205,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'mvnb.claims.interval': ('results/claims.html#interval', 'mvnb/claims.py'),
                              'mvnb.claims.is_expected': ('results/claims.html#is_expected', 'mvnb/claims.py'),
                              'mvnb.claims.judge': ('results/claims.html#judge', 'mvnb/claims.py'),
+                             'mvnb.claims.narrow': ('results/claims.html#narrow', 'mvnb/claims.py'),
                              'mvnb.claims.number': ('results/claims.html#number', 'mvnb/claims.py'),
                              'mvnb.claims.one_sided': ('results/claims.html#one_sided', 'mvnb/claims.py'),
                              'mvnb.claims.p_text': ('results/claims.html#p_text', 'mvnb/claims.py'),

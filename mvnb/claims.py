@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['FEWEST', 'LEVEL', 'VERDICTS', 'DECIDING', 'KNOWN', 'MEASURED', 'COLUMNS', 'NOT_JUDGED', 'OTHERS', 'SAME_VIDEOS',
-           'interval', 'one_sided', 'p_value', 'Verdict', 'p_text', 'judge', 'is_expected', 'number', 'as_text',
-           'claim_line', 'said', 'heading', 'in_order', 'wide', 'Verdicts', 'seeds_note', 'expectation_notes',
-           'verdicts', 'board_lines', 'scoreboard', 'holm', 'summed', 'summary']
+           'NARROWLY', 'interval', 'one_sided', 'p_value', 'Verdict', 'p_text', 'judge', 'is_expected', 'number',
+           'as_text', 'claim_line', 'holm', 'narrow', 'said', 'heading', 'in_order', 'wide', 'Verdicts', 'seeds_note',
+           'expectation_notes', 'verdicts', 'board_lines', 'scoreboard', 'summed', 'summary']
 
 # %% ../nbs/results/34_claims.ipynb #b7d8e0b9
 import math
@@ -92,7 +92,7 @@ class Verdict:
 
 
 VERDICTS = ("holds", "fails", "undecided", "leans for", "leans against", "leans neither way")
-VERDICTS += ("not judged", "not run")
+VERDICTS += ("not judged", "not run", "holds narrowly", "fails narrowly")
 DECIDING = VERDICTS[:3]  # of seeds enough
 
 
@@ -217,11 +217,37 @@ def claim_lines(self: Outcome) -> pd.DataFrame:  # text, one line per claim and 
                 lines.append(before | where | as_text(self.verdict(claim, test)) | about)
     return pd.DataFrame(lines, columns=COLUMNS)
 
+# %% ../nbs/results/34_claims.ipynb #817d7792
+def holm(
+    p: Iterable,  # of float in [0,1]
+) -> np.ndarray:  # float [m], in the same order
+    "p-values corrected for their number by Holm's step-down procedure."
+    p = np.asarray(list(p), float)
+    order = np.argsort(p)
+    factors = len(p) - np.arange(len(p))
+    corrected = np.empty(len(p))
+    corrected[order] = np.minimum(1, np.maximum.accumulate(factors * p[order]))
+    return corrected
+
+# %% ../nbs/results/34_claims.ipynb #c1a0f013
+def narrow(
+    lines: pd.DataFrame,  # as `Outcome.claim_lines`, or of several pages
+) -> pd.Series:  # bool, one per line
+    "Whether a claim holds or fails by itself, but not after Holm's correction for all verdicts of its page."
+    found = pd.Series(False, lines.index)
+    judged = lines[lines["verdict"].isin(DECIDING)]
+    page = [judged["paper"], judged["table"], ~judged["measured_on"].str.startswith("puppets")]
+    for _, own in judged.groupby(page, sort=False):
+        p = own["p"].astype(float)
+        weak = holm(np.minimum(p, 1 - p)) >= LEVEL
+        found[own.index] = weak & (own["verdict"] != "undecided")
+    return found
+
 # %% ../nbs/results/34_claims.ipynb #77c6babd
-def said(line) -> str:
+def said(line, narrow: bool = False) -> str:
     "A verdict of a line as it is shown."
     sizes = [float(text or "nan") for text in (line.gap, line.margin, line.p)]
-    return str(Verdict(line.verdict, *sizes))
+    return str(Verdict(line.verdict + " narrowly" * narrow, *sizes))
 
 
 def heading(test: str) -> str:
@@ -244,7 +270,7 @@ def wide(
     "One line per claim and data set, its verdicts side by side."
     tests = in_order(lines["test"])
     out = {}
-    for line in lines.itertuples():
+    for line, weak in zip(lines.itertuples(), narrow(lines)):
         key = (line.paper, line.table, line.claim, line.published_on, line.measured_on, line.seeds)
         if key not in out:
             row = {name: getattr(line, column) for column, name in before.items()}
@@ -253,7 +279,7 @@ def wide(
             row |= {heading(test): "" for test in tests}
             out[key] = row | {name: getattr(line, column) for column, name in after.items()}
         for test in [line.test] if line.test else tests:
-            out[key][heading(test)] = said(line)
+            out[key][heading(test)] = said(line, weak)
     return pd.DataFrame(list(out.values()))
 
 # %% ../nbs/results/34_claims.ipynb #fabb07ae
@@ -287,6 +313,12 @@ SAME_VIDEOS = (
 )
 
 
+NARROWLY = (
+    "Narrowly: not after Holm's correction for all verdicts of this page, "
+    "so that other worlds may not confirm it."
+)
+
+
 def seeds_note(seeds: tuple) -> str:
     "What the numbers of a verdict are."
     if len(seeds) < FEWEST:
@@ -296,7 +328,8 @@ def seeds_note(seeds: tuple) -> str:
         return f"{few}. A claim leans for or against, by its gap in percentage points."
     return (
         f"Gap ± margin in percentage points: the mean difference over {len(seeds)} seeds, paired, and its "
-        "95 % interval (Student's t). p is one-sided. Of several inequalities, the weakest is shown."
+        "95 % interval (Student's t). p is one-sided. Of several inequalities, the weakest is shown. "
+        + NARROWLY
     )
 
 
@@ -409,18 +442,6 @@ def scoreboard(
     after = dict(seeds="seeds", device="device", commit="commit")
     return wide(board_lines(profile, seeds, source), before, after)
 
-# %% ../nbs/results/34_claims.ipynb #817d7792
-def holm(
-    p: Iterable,  # of float in [0,1]
-) -> np.ndarray:  # float [m], in the same order
-    "p-values corrected for their number by Holm's step-down procedure."
-    p = np.asarray(list(p), float)
-    order = np.argsort(p)
-    factors = len(p) - np.arange(len(p))
-    corrected = np.empty(len(p))
-    corrected[order] = np.minimum(1, np.maximum.accumulate(factors * p[order]))
-    return corrected
-
 # %% ../nbs/results/34_claims.ipynb #6cf177c8
 def _where(line) -> str:
     "In which part of a summary a line counts."
@@ -435,6 +456,7 @@ def _counted(lines: pd.DataFrame) -> dict:  # column -> number
     judged = lines[lines["verdict"].isin(DECIDING)]
     count = dict(judged=len(judged), holds=found.count("holds"), fails=found.count("fails"))
     count["undecided"] = found.count("undecided")
+    count["narrowly"] = int(lines["narrow"].sum())
     count["leaning"] = sum(word.startswith("leans") for word in found)
     count |= {word: found.count(word) for word in ("not judged", "not run")}
     count["holds by chance"] = round(LEVEL * len(judged), 2)
@@ -445,6 +467,7 @@ def _counted(lines: pd.DataFrame) -> dict:  # column -> number
 
 def summed(lines: pd.DataFrame) -> pd.DataFrame:
     "A summary of lines as `board_lines` has them, see `summary`."
+    lines = lines.assign(narrow=narrow(lines))
     out = []
     where = lines.apply(_where, axis=1) if len(lines) else []
     for paper in dict.fromkeys(lines["paper"]):

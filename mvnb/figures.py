@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from . import clips, explain, models, papers, protocols, puppets, recipes, runs, settings, show, tables
 from .augment import luma, normalize, to_float
-from .claims import COLUMNS, FEWEST, NOT_JUDGED, OTHERS, SAME_VIDEOS, Verdict, Verdicts
+from .claims import COLUMNS, FEWEST, NARROWLY, NOT_JUDGED, OTHERS, SAME_VIDEOS, Verdict, Verdicts
 from .claims import as_text, expectation_notes, is_expected, judge, number, seeds_note, wide
 from .outcomes import distinct, provenance_of, ranks_of, remarks, save_picture
 from .settings import nearest
@@ -470,7 +470,7 @@ def claims(self: Drawing) -> Verdicts:
 
 OVER_VIDEOS = (
     "Gap ± margin in percentage points: the mean difference over test videos, paired, and its 95 % interval "
-    "(Student's t). p is one-sided. Nothing is trained here, so there are no seeds."
+    f"(Student's t). p is one-sided. Nothing is trained here, so there are no seeds. {NARROWLY}"
 )
 
 # %% ../nbs/results/35_figures.ipynb #e9cfd252

@@ -430,6 +430,28 @@ def test_holm_by_hand():
     assert claims.holm([0.6, 0.7]) == pytest.approx([1, 1]) and len(claims.holm([])) == 0
 
 
+def test_what_does_not_survive_the_correction_of_its_page_is_narrow():
+    "Holm's procedure by hand, two-sided, page by page; real videos are a page of their own."
+    rows = [  # table, measured on, verdict, p, narrow
+        ("1", "puppets-u", "holds", "0.004", False),  # × 4 = 0.016
+        ("1", "puppets-h", "fails", "0.99", True),  # 0.01 × 3 = 0.03
+        ("1", "puppets-h", "holds", "0.02", True),
+        ("1", "puppets-u", "undecided", "0.3", False),
+        ("1", "", "not run", "", False),
+        ("1", "puppets-u", "leans for", "", False),
+        ("1", "ucf101", "holds", "0.02", False),  # alone on its page
+        ("2", "puppets-u", "fails", "0.98", False),
+    ]
+    about = dict(paper="a", claim="c", published_on="p", seeds="0 1 2", shows="unbiased", test="unbiased")
+    columns = ["table", "measured_on", "verdict", "p"]
+    lines = pd.DataFrame([row[:4] for row in rows], columns=columns).assign(gap="1", margin="0.5", **about)
+    assert claims.narrow(lines).tolist() == [row[4] for row in rows]
+    lines["claim"] = list("abcdefgh")
+    shown = claims.wide(lines, dict(claim="claim")).set_index("claim")["unbiased test"]
+    assert shown["a"].startswith("holds (") and shown["b"].startswith("fails narrowly (")
+    assert claims.narrow(lines[::-1]).tolist() == [row[4] for row in rows][::-1]
+
+
 def test_of_many_claims_without_truth_rarely_any_holds_after_holm():
     rng = np.random.default_rng(0)
     any_before, any_after = 0, 0
