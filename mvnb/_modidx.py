@@ -2018,6 +2018,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                           'mvnb.vit._check_config': ('learn/vit.html#_check_config', 'mvnb/vit.py'),
                           'mvnb.vit._check_mask': ('learn/vit.html#_check_mask', 'mvnb/vit.py'),
                           'mvnb.vit._config_of': ('learn/vit.html#_config_of', 'mvnb/vit.py'),
+                          'mvnb.vit._convertible': ('learn/vit.html#_convertible', 'mvnb/vit.py'),
                           'mvnb.vit._folded': ('learn/vit.html#_folded', 'mvnb/vit.py'),
                           'mvnb.vit._initialise': ('learn/vit.html#_initialise', 'mvnb/vit.py'),
                           'mvnb.vit._misfits': ('learn/vit.html#_misfits', 'mvnb/vit.py'),

@@ -420,7 +420,7 @@ class Guess(NamedTuple):
     "What a masked autoencoder makes of a batch."
 
     loss: Tensor  # mean squared error of the hidden tokens' pixels
-    prediction: Tensor  # [B,n,P], normalised pixels of the hidden tokens
+    prediction: Tensor  # [B,n,P], pixels of the hidden tokens, normalised if the network's `norm_pix` says so
     target: Tensor  # float32 [B,n,P]
     hidden: Tensor  # int64 [B,n], their numbers
 
@@ -440,8 +440,10 @@ class MAE(nn.Module):
         mlp: float = 4,  # width between the two layers of a decoder's block, in its width
         norm: bool = True,  # a layer norm behind the encoder
         std: tuple = STD,  # that the clips were divided by, per channel
+        norm_pix: bool = True,  # guess each patch's pixels less their mean and over their deviation
     ):
         super().__init__()
+        self.norm_pix = norm_pix
         width = width or backbone.dim // 2
         heads = heads or max(backbone.heads // 2, 1)
         eps = backbone.blocks[0].norm1.eps
@@ -513,7 +515,8 @@ def forward(
     patches = patchify(clip, self.backbone.tubelet)
     prediction = self.decode(self.encode(patches, mask, visible), visible, hidden)
     with torch.no_grad():
-        target = targets(pick(patches, hidden).float(), self.eps)
+        target = pick(patches, hidden).float()
+        target = targets(target, self.eps) if self.norm_pix else target
     return Guess(F.mse_loss(prediction.float(), target), prediction, target, hidden)
 
 # %% ../nbs/learn/21_vit.ipynb #9a37e214
@@ -523,11 +526,13 @@ def reconstruct(
     clip: Tensor,  # float [B,C,T,H,W], as given to the network
     guess: Guess,  # of this clip
 ) -> Tensor:  # [B,C,T,H,W]: visible tokens as they are, hidden ones as guessed
-    "The clip with its hidden tokens guessed, their brightness and contrast taken from the clip."
+    "The clip with its hidden tokens guessed; with `norm_pix`, their brightness and contrast are the clip's."
     patches = patchify(clip, mae.backbone.tubelet)
-    mean, std = mean_and_std(pick(patches, guess.hidden).float(), mae.backbone.channels)
-    pixels = guess.prediction.float().unflatten(2, (-1, mae.backbone.channels))
-    filled = (pixels * (std + mae.eps) + mean).flatten(2)
+    filled = guess.prediction.float()
+    if mae.norm_pix:
+        mean, std = mean_and_std(pick(patches, guess.hidden).float(), mae.backbone.channels)
+        pixels = filled.unflatten(2, (-1, mae.backbone.channels))
+        filled = (pixels * (std + mae.eps) + mean).flatten(2)
     places = guess.hidden[..., None].expand_as(filled)
     filled = patches.scatter(1, places, filled.to(patches.dtype))
     return unpatchify(filled, mae.backbone.grid(clip), mae.backbone.tubelet)
@@ -786,6 +791,20 @@ def _config_of(model: ViT | MAE, frames: int, size: int) -> dict:
         decoder_intermediate_size=first.mlp.fc1.out_features,
     )
 
+# %% ../nbs/learn/21_vit.ipynb #a5b0c1d2
+def _convertible(model: ViT | MAE, frames: int, size: int) -> ViT:
+    "The encoder of a network that VideoMAE's classes can read. Raises WeightsError for another one."
+    vit = model.backbone if isinstance(model, MAE) else model
+    if isinstance(model, MAE) and not model.norm_pix:
+        raise WeightsError("with norm_pix=False a decoder has other units than VideoMAE's: save its backbone")
+    if not isinstance(vit, ViT) or vit.whole:
+        raise WeightsError(
+            f"{type(vit).__name__} has no counterpart in Hugging Face's VideoMAE: only ViT has"
+        )
+    if any(n % step for n, step in zip((frames, size, size), vit.tubelet)):
+        raise WeightsError(f"clips of {frames}×{size}×{size} are not made of whole tubelets {vit.tubelet}")
+    return vit
+
 # %% ../nbs/learn/21_vit.ipynb #468a6f6d
 def _replace(path: Path, content: bytes) -> None:
     "Writes a file so that a reader finds the old one or the new one, whole."
@@ -805,15 +824,10 @@ def to_hf(
 ) -> Path:  # the folder
     """Writes config.json and model.safetensors, for `from_pretrained` of transformers' VideoMAE classes.
 
-    Raises WeightsError for divided attention, which VideoMAE lacks, and for a size that tubelets do not fill.
+    Raises WeightsError for divided attention, which VideoMAE lacks, for an autoencoder of other pixels than
+    normalised ones, and for a size that tubelets do not fill.
     """
-    vit = model.backbone if isinstance(model, MAE) else model
-    if not isinstance(vit, ViT) or vit.whole:
-        raise WeightsError(
-            f"{type(vit).__name__} has no counterpart in Hugging Face's VideoMAE: only ViT has"
-        )
-    if any(n % step for n, step in zip((frames, size, size), vit.tubelet)):
-        raise WeightsError(f"clips of {frames}×{size}×{size} are not made of whole tubelets {vit.tubelet}")
+    vit = _convertible(model, frames, size)
     tensors = _to_theirs(model.state_dict())
     if "classifier.weight" in tensors:
         tensors["fc_norm.weight"] = torch.ones(vit.dim)

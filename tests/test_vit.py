@@ -413,6 +413,21 @@ def test_loss_against_a_loop_over_tokens(channels):
     assert guess.loss.item() == pytest.approx(total / count, rel=1e-5)
 
 
+def test_pixels_as_they_are_can_be_guessed():
+    "Targets are the hidden patches themselves, and a perfect guess is the clip."
+    model, x, hidden = autoencoder(norm_pix=False), clip(), mask()
+    guess = model(x, hidden)
+    rows = vit.patchify(x, TUBELET)
+    wanted = torch.stack([row[picked] for row, picked in zip(rows, hidden.flatten(1))])
+    torch.testing.assert_close(guess.target, wanted, rtol=0, atol=0)
+    assert guess.loss.item() == pytest.approx(((guess.prediction - wanted) ** 2).mean().item(), rel=1e-5)
+    torch.testing.assert_close(
+        vit.reconstruct(model, x, guess._replace(prediction=wanted)), x, rtol=0, atol=0
+    )
+    with pytest.raises(vit.WeightsError, match="norm_pix=False"):
+        vit.to_hf(model, "nowhere")
+
+
 def test_flat_patches_have_no_target():
     x = torch.full((1, 3, 8, 24, 32), 0.3)
     guess = autoencoder()(x, mask(1))

@@ -64,6 +64,7 @@ class MGM(nn.Module):
         motion_grid: int | None = None,  # rows and columns of the vectors; None: one for 8×8 pixels
         decoder_depth: int = 4,  # blocks
         decoder_width: int | None = None,  # None: half the encoder's
+        norm_pix: bool = True,  # guess normalised pixels, see `mvnb.vit.MAE`
         seed: int = 0,  # of the initial weights and of the masks
         photometric: Photometric | dict = Photometric(gray=0.0, p_jitter=0.0, blur=0.0),  # or its settings
         **more,  # of the backbone
@@ -79,7 +80,8 @@ class MGM(nn.Module):
         self.photometric = photometric_of(photometric)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.mae = MAE(_transformer(backbone, more), decoder_depth, decoder_width)
+            encoder = _transformer(backbone, more)
+            self.mae = MAE(encoder, decoder_depth, decoder_width, norm_pix=norm_pix)
 
 # %% ../../../nbs/papers/mgm/1_method.ipynb #5d3adf73
 @patch(as_prop=True)
