@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FORMAT', 'KINDS', 'FAIR', 'LATER', 'CONTRAST', 'TINY', 'GRAY', 'DEMO', 'SMOKE', 'PUBLISHED', 'PROFILES', 'WHO',
            'Data', 'Clips', 'Options', 'Recipe', 'canonical', 'from_json', 'fair_training', 'chain', 'Profile',
-           'profile', 'Source', 'settings_of', 'sources', 'paper_of', 'training_data', 'longer', 'coloured', 'on_set',
-           'fitted', 'pretraining', 'tests_of', 'finetuning', 'linear_probing', 'retrieving']
+           'profile', 'Source', 'settings_of', 'sources', 'paper_of', 'training_data', 'longer', 'shortened',
+           'coloured', 'on_set', 'fitted', 'pretraining', 'tests_of', 'finetuning', 'linear_probing', 'retrieving']
 
 # %% ../nbs/results/30_recipes.ipynb #c34d32ce
 import fnmatch
@@ -19,6 +19,7 @@ import pandas as pd
 from fastcore.basics import patch
 
 from . import datasets, methods, papers
+from .puppets import CLASSES
 from .settings import nearest
 from .train import Schedule
 
@@ -35,6 +36,7 @@ class Data:
     per_class: int | None = None  # at most so many videos of each class
     videos: int | None = None  # puppets: so many, drawn when needed; None: the set that is made as files
     variety: float = 0.0  # drawn puppets: share of videos with an actor of their own
+    among: str = ""  # a puppet set: only videos of the classes that it has too, labelled as there
 
     @property
     def made(self) -> bool:
@@ -47,6 +49,8 @@ class Data:
         if self.made:
             extra = dict(seed=self.seed, scale=self.scale, videos=self.videos, variety=self.variety)
         index = datasets.load(self.name, self.split, **extra)
+        if self.among:
+            index = index.among(CLASSES[self.among])
         return index if self.per_class is None else index.limit(self.per_class)
 
     def __str__(self):
@@ -191,6 +195,8 @@ def _wrong(recipe) -> str:  # "" where nothing is
         return "has a fair probe, which needs features that are extracted once (cached)"
     if recipe.parent is not None and pretrains:
         return "starts from random weights: it takes no parent"
+    if recipe.parent is not None and recipe.parent.kind not in ("pretrain", "finetune"):
+        return f"starts from a backbone that is trained: its parent's kind is {recipe.parent.kind!r}"
     if recipe.parent is not None and recipe.parent.backbone != recipe.backbone:
         return f"has backbone {recipe.backbone}, its parent another"
     if recipe.parent is not None and recipe.parent.model != recipe.model:
@@ -210,6 +216,7 @@ LATER = {  # (class, field) added after FORMAT was set -> the value that means "
     ("Clips", "crops"): 1,
     ("Data", "videos"): None,
     ("Data", "variety"): 0.0,
+    ("Data", "among"): "",
     ("Schedule", "layer_decay"): 1.0,
 }
 
@@ -280,7 +287,7 @@ def __str__(self: Recipe) -> str:
         named = f"{self.method} ({what})" if what else self.method
         return f"pretrain {named} on {self.data.name} with {self.backbone}, seed {self.seed}"
     if self.parent:
-        start = str(self.parent).removeprefix("pretrain ")
+        start = str(self.parent).removeprefix("pretrain ").replace("finetune on", "labels of", 1)
     else:
         start = f"{self.model.get('weights') or 'random'} weights, seed {self.seed}"
     return f"{self.kind} on {self.data.name} from {start}"
@@ -308,6 +315,7 @@ class Profile:
     test_views: int  # clips per test video
     videos: Mapping = Options()  # puppets drawn for each split: "train" (and "probe"), "test"; empty: files
     scale: float = 1.0  # of puppets that are files
+    labelled: str = "train"  # puppets: the split that evaluations train on; "probe" has no scene bias
     dev: bool = False  # test on the splits for choosing settings, not on those that pages report
     train_per_class: int | None = None  # real data: videos per class to train on
     test_per_class: int | None = None  # real data: videos per class to test on
@@ -404,11 +412,12 @@ def profile(
     "A profile by name. Raises ValueError for a name or paper that is not known."
     if name in PUBLISHED:
         return _published(name, paper)
+    own = getattr(papers.part(paper, "recipe"), "SMALL", {}) if paper in papers.names() else {}
     if name == "smoke":
-        return SMOKE
+        return replace(SMOKE, **own.get("smoke", {}))
     if name == "demo":
         changes, remarks = papers.gather("DEMO", "recipe"), papers.gather("REMARKS", "recipe")
-        return replace(DEMO, methods=DEMO.methods | changes, remarks=remarks)
+        return replace(DEMO, methods=DEMO.methods | changes, remarks=remarks, **own.get("demo", {}))
     raise ValueError(
         f"profile {name!r} is not known{nearest(name, PROFILES)}: use one of {', '.join(PROFILES)}"
     )
@@ -520,7 +529,8 @@ def training_data(
     fold: int = 1,
     seed: int = 0,  # puppets: which world
 ) -> Data:
-    "The videos of a data set that a profile uses."
+    "The videos of a data set that a profile uses; of a direction between two domains, the first one's."
+    name = datasets.DOMAINS.get(name, (name,))[0]
     if name.startswith("puppets"):
         if not profile.videos:
             return Data(name, split, scale=profile.scale)
@@ -550,6 +560,19 @@ def longer(
 
     pretrain, finetune = lengthened(profile.pretrain_clips), lengthened(profile.finetune_clips)
     return replace(profile, pretrain_clips=pretrain, finetune_clips=finetune)
+
+# %% ../nbs/results/30_recipes.ipynb #b7c1d2ea
+def shortened(
+    recipe: Recipe,  # a pretraining
+    share: float,  # of its length, in (0, 1]
+) -> Recipe:  # another run, unless share is 1
+    "The same with fewer epochs, or fewer steps where these are counted. Raises ValueError for other shares."
+    if not 0 < share <= 1:
+        raise ValueError(f"share is {share}: use more than 0, at most 1")
+    schedule = recipe.schedule
+    if schedule.max_steps is None:
+        return replace(recipe, schedule=replace(schedule, epochs=max(1, round(share * schedule.epochs))))
+    return replace(recipe, schedule=replace(schedule, max_steps=max(1, round(share * schedule.max_steps))))
 
 # %% ../nbs/results/30_recipes.ipynb #4242ed91
 def coloured(profile: Profile) -> Profile:  # the same, with networks and clips of three channels
@@ -619,11 +642,13 @@ def tests_of(
     fold: int = 1,
     seed: int = 0,  # puppets: which world
 ) -> tuple:  # (name, Data) pairs
-    "The test splits of a data set."
+    "The test splits of a data set; of a direction between two domains, the second one's."
+    first, name = datasets.DOMAINS.get(name, ("", name))
     if name.startswith("puppets"):
         kind = "dev" if profile.dev else "test"
         tests = {test: f"{kind}-{test}" for test in ("biased", "unbiased")}
-        return tuple((test, training_data(profile, name, split, seed=seed)) for test, split in tests.items())
+        found = {test: training_data(profile, name, split, seed=seed) for test, split in tests.items()}
+        return tuple((test, replace(videos, among=first)) for test, videos in found.items())
     split = "test" if "test" in datasets.SPLITS.get(name, ("test",)) else "val"  # Mini-Kinetics has no other
     return (("test", training_data(profile, name, split, fold)),)
 
@@ -642,7 +667,8 @@ def _evaluation(
         family = next(family for family, name in profile.backbones.items() if name == parent.backbone)
         seed = parent.seed if seed is None else seed
     seed = seed or 0
-    videos = training_data(profile, data, seed=seed)
+    split = profile.labelled if data.startswith("puppets") else "train"
+    videos = training_data(profile, data, split, seed=seed)
     return Recipe(
         kind=kind,
         data=videos,
@@ -686,7 +712,8 @@ def linear_probing(
     photometric = Options() if params.get("cached") else profile.finetune_photometric
     options = dict(params=params, photometric=photometric)
     recipe = _evaluation("linear", profile, data, parent, family, seed, schedule=profile.linear, **options)
-    if not (recipe.data.made and profile.videos and params.get("cached")):
+    biased = recipe.data.made and profile.videos and profile.labelled == "train"
+    if not (biased and params.get("cached")):
         return recipe
     return replace(recipe, tests=(*recipe.tests, (FAIR, dict(recipe.tests)["unbiased"])))
 

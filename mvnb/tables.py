@@ -24,6 +24,7 @@ import pandas as pd
 from fastcore.basics import patch
 
 from . import methods, models, papers, recipes, runs, settings
+from .datasets import DOMAINS
 from .recipes import Options, Recipe
 from .settings import nearest
 
@@ -53,6 +54,9 @@ DATA = {  # data sets and their puppets
         Column("Kinetics-400", "kinetics400", "puppets-k"),
         Column("Diving48", "diving48", "puppets-d"),
         Column("Mini-Kinetics-200", "minikinetics200", "puppets-k"),
+        Column("SSv2", "ssv2", "puppets-s"),
+        Column("UCF14→HMDB7", "ucf14-hmdb7", "puppets-u-h"),
+        Column("HMDB14→UCF7", "hmdb14-ucf7", "puppets-h-u"),
     )
 }
 
@@ -75,6 +79,10 @@ class Row:
     )  # fields of that paper's profile, or options in them, that are others here
     photometric: Options | None = None  # of the pretraining in small profiles, in colour; None: the profile's
     long: bool = False  # the profile's long clips, in pretraining and test
+    own: bool = False  # pretrained on each column's own data
+    labels: bool = False  # after the pretraining, trained with the labels of the same data
+    share: float = 1.0  # small profiles: of the pretraining's length; published ones say epochs in `changes`
+    columns: tuple | None = None  # keys of the columns that it is run on; None: all
 
     def profile(self, name: str, paper: str) -> recipes.Profile:
         "The profile of a row, with its changes; `paper` is the table's."
@@ -87,16 +95,26 @@ class Row:
             profile = recipes.coloured(profile)
         return recipes.longer(profile) if self.long else profile
 
-    def pretraining(
-        self, profile: recipes.Profile, data: str, family: str, seed: int = 0, **params
-    ) -> Recipe:
-        "What this row pretrains; `params` of the method go over the row's."
-        given = self.params | params
-        recipe = recipes.pretraining(profile, self.method, data, self.family or family, seed, **given)
-        fixed = profile.name in recipes.PUBLISHED and "photometric" in self.changes
-        if self.photometric is None or fixed:
-            return recipe
-        return replace(recipe, photometric=self.photometric)
+# %% ../nbs/results/32_tables.ipynb #649fe589
+@patch
+def runs_on(self: Row, column: Column) -> bool:
+    "Whether it is run on a column."
+    return self.columns is None or column.key in self.columns
+
+
+@patch
+def pretraining(
+    self: Row, profile: recipes.Profile, data: str, family: str, seed: int = 0, **params
+) -> Recipe:
+    "What this row pretrains; `params` of the method go over the row's."
+    given = self.params | params
+    recipe = recipes.pretraining(profile, self.method, data, self.family or family, seed, **given)
+    published = profile.name in recipes.PUBLISHED
+    if not published:
+        recipe = recipes.shortened(recipe, self.share)
+    if self.photometric is None or (published and "photometric" in self.changes):
+        return recipe
+    return replace(recipe, photometric=self.photometric)
 
 # %% ../nbs/results/32_tables.ipynb #8d009e4b
 SAID_BY = {  # a claim's origin, in words
@@ -316,13 +334,16 @@ def seeds_of(
 # %% ../nbs/results/32_tables.ipynb #4aec5051
 def data_trouble(name: str) -> str:
     "Why a data set cannot be used here, or nothing."
+    train, test = DOMAINS.get(name, (name, ""))
     try:
-        recipes.Data(name).load()
+        recipes.Data(train).load()
+        if test:
+            recipes.Data(test, "test").load()
     except (OSError, ValueError) as e:
         return str(e)
     return ""
 
-
+# %% ../nbs/results/32_tables.ipynb #4aec5052
 def weights_of(row: Row, profile: recipes.Profile) -> str | None:
     "The name of published weights that a row starts from."
     return profile.weights if row.method == "supervised" else None
@@ -402,7 +423,15 @@ def _asked(d: Definition, text: str) -> list:
             )
     return names
 
+# %% ../nbs/results/32_tables.ipynb #f50e3043
+def _row_trouble(d: Definition, row: Row, profile: str, columns: list) -> str:
+    "Why a row cannot start here from its data set, or from any column's own; or nothing."
+    its, family = row.profile(profile, d.paper), row.family or d.family
+    places = [column.data for column in columns] if row.own else [d.origin(row).data]
+    troubles = [start_trouble(row, its, data, family) for data in places]
+    return troubles[0] if all(troubles) else ""
 
+# %% ../nbs/results/32_tables.ipynb #f50e3044
 def _real_videos(d: Definition, profile: str, text: str, rows: list, columns: list, why: dict) -> Videos:
     "The same on real data."
     named = text not in ("", "real")
@@ -410,8 +439,7 @@ def _real_videos(d: Definition, profile: str, text: str, rows: list, columns: li
     trouble = {name: data_trouble(name) for name in names}
     starts = {}
     for row in rows:
-        family = row.family or d.family
-        starts[row.key] = start_trouble(row, row.profile(profile, d.paper), d.origin(row).data, family)
+        starts[row.key] = _row_trouble(d, row, profile, columns)
     lost = [row for row in rows if starts[row.key]]
     blocked = ""
     if len(lost) == len(rows):
@@ -527,22 +555,25 @@ def _start(recipe: Recipe) -> dict:
             "options": "",
             "pretrained on": "—",
         }
-    options = methods.described(parent.method, parent.params)
-    return {"method": parent.method, "options": options, "pretrained on": parent.data.name}
+    first = parent.parent or parent
+    options = methods.described(first.method, first.params)
+    labels = f", then labels of {parent.data.name}" if parent.kind == "finetune" else ""
+    return {"method": first.method, "options": options, "pretrained on": first.data.name + labels}
 
 
 def described(recipe: Recipe) -> dict:  # column -> text
     "One evaluation and its pretraining in words."
     parent = recipe.parent
-    training = f"{length_of(parent.schedule)} of {parent.schedule.batch_size} videos" if parent else "—"
+    first = recipes.chain(recipe)[0]
+    training = f"{length_of(first.schedule)} of {first.schedule.batch_size} videos" if parent else "—"
     return _start(recipe) | {
         "backbone": recipe.backbone,
-        "clips": str(parent.clips if parent else recipe.clips),
+        "clips": str(first.clips),
         "schedule": training,
         "evaluation": recipe.kind,
     }
 
-
+# %% ../nbs/results/32_tables.ipynb #d65005c5
 @patch(as_prop=True)
 def setup(self: Plan) -> pd.DataFrame:
     "What is run, row by row: method, options, data, backbone, schedule, evaluation."
@@ -666,7 +697,10 @@ def evaluation(
         return replace(recipe, model=recipe.model | dict(weights=given))
     if row.method == "random":
         return protocol(profile, data, None, family, seed)
-    return protocol(profile, data, row.pretraining(profile, pretrain, family, seed, **params), family, seed)
+    start = row.pretraining(profile, pretrain, family, seed, **params)
+    if row.labels:
+        start = recipes.finetuning(profile, pretrain, start)
+    return protocol(profile, data, start, family, seed)
 
 # %% ../nbs/results/32_tables.ipynb #962a47c6
 class Table:
@@ -795,6 +829,21 @@ def beside(
     d = replace(d, rows=(*d.rows, *rows))
     return Plan(d, plan.profile, plan.seeds, plan.data, videos, cells, plan.device, encoder)
 
+# %% ../nbs/results/32_tables.ipynb #a8774f98
+def _cells(d: Definition, profile: str, videos: Videos, seeds: tuple) -> dict:
+    "The evaluation behind every number: (row key, column key, seed) -> Recipe."
+    cells = {}
+    for seed in seeds:
+        for row in (row for row in d.rows if row.key in videos.pretrain):
+            its, family = row.profile(profile, d.paper), row.family or d.family
+            protocol = PROTOCOLS[row.protocol or d.protocol]
+            for column in d.columns:
+                if (test := videos.columns[column.key]) and row.runs_on(column):
+                    start = test if row.own else videos.pretrain[row.key]
+                    cell = evaluation(its, row, protocol, start, test, family, seed, column.params)
+                    cells[row.key, column.key, seed] = cell
+    return cells
+
 # %% ../nbs/results/32_tables.ipynb #a8774f99
 @patch
 def plan(
@@ -811,16 +860,7 @@ def plan(
     d, seeds = self.definition, seeds_of(seeds)
     recipes.profile(profile, d.paper)  # says which there are
     videos = videos_of(d, profile, data)
-    cells = {}
-    for seed in seeds:
-        for row in (row for row in d.rows if row.key in videos.pretrain):
-            its, family = row.profile(profile, d.paper), row.family or d.family
-            start, protocol = videos.pretrain[row.key], PROTOCOLS[row.protocol or d.protocol]
-            for column in d.columns:
-                if test := videos.columns[column.key]:
-                    cell = evaluation(its, row, protocol, start, test, family, seed, column.params)
-                    cells[row.key, column.key, seed] = cell
-    made = Plan(d, profile, seeds, data or "", videos, cells, device)
+    made = Plan(d, profile, seeds, data or "", videos, _cells(d, profile, videos, seeds), device)
     return made if encoder is None else beside(made, encoder_of(encoder, backbone))
 
 # %% ../nbs/results/32_tables.ipynb #3d1fe904

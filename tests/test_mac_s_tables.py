@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mvnb import boxes, datasets, figures, methods, recipes, tables
-from mvnb.papers.mac.supplement import EPOCHS, Curve, shortened
+from mvnb.papers.mac.supplement import EPOCHS, Curve
 from mvnb.papers.mac.method import AUGMENTATIONS
 from mvnb.train import learning_rate
 
@@ -194,16 +194,16 @@ def test_a_short_pretraining_is_the_paper_s_state_on_the_way():
         recipes.profile("paper", "mac"), "mac", "kinetics400", "r2plus1d", objective="sc", n=2
     )
     for epochs in EPOCHS[:3]:
-        part = shortened(whole, epochs / EPOCHS[-1])
+        part = recipes.shortened(whole, epochs / EPOCHS[-1])
         assert part.schedule.epochs == epochs and dataclasses.replace(part, schedule=whole.schedule) == whole
         for step in range(0, 10 * epochs, 7):
             assert learning_rate(part.schedule, step, 10) == learning_rate(whole.schedule, step, 10)
     demo = recipes.pretraining(recipes.DEMO, "mac", "puppets-k", "r2plus1d")
-    steps = [shortened(demo, e / EPOCHS[-1]).schedule.max_steps for e in EPOCHS]
+    steps = [recipes.shortened(demo, e / EPOCHS[-1]).schedule.max_steps for e in EPOCHS]
     assert steps == sorted(set(steps)) and steps[-1] == recipes.DEMO.pretrain.max_steps
     for share in (0, 1.5, -1):
         with pytest.raises(ValueError, match="share"):
-            shortened(whole, share)
+            recipes.shortened(whole, share)
 
 
 def test_the_figure_pretrains_on_other_videos_than_it_tests(place, monkeypatch):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SC2', 'S_TABLE1', 'S_TABLE2', 'S_TABLE3', 'S_TABLE4', 'S_TABLE5', 'S_TABLE6', 'S_TABLE7', 'S_TABLE8', 'TABLES',
-           'EPOCHS', 'FIGURES', 'ablation', 'beats', 'shortened', 'Lengths', 'Curve']
+           'EPOCHS', 'FIGURES', 'ablation', 'beats', 'Lengths', 'Curve']
 
 # %% ../../../nbs/papers/mac/5_supplement.ipynb #9247b331
 import itertools
@@ -21,7 +21,7 @@ from ...figures import Drawing, Judged, judge_claim, printed
 from ...outcomes import distinct, mark_of, provenance_of, remarks, shown, test_sets
 from .method import AUGMENTATIONS
 from .tables import ABLATION, HMDB, KINETICS, TABLE3, UCF, mac
-from ...recipes import Options, Recipe
+from ...recipes import Options
 from ...tables import DATA, Claim, Definition, Row, define, published, seed_text
 
 # %% ../../../nbs/papers/mac/5_supplement.ipynb #766a59e9
@@ -211,19 +211,6 @@ TABLES = (S_TABLE1, S_TABLE2, S_TABLE3, S_TABLE4, S_TABLE5, S_TABLE6, S_TABLE7, 
 # %% ../../../nbs/papers/mac/5_supplement.ipynb #61e889f0
 EPOCHS = (5, 15, 30, 80)  # of the paper
 
-
-def shortened(
-    recipe: Recipe,  # a pretraining
-    share: float,  # of its length, in (0, 1]
-) -> Recipe:  # another run, unless share is 1
-    "The same with fewer epochs, or fewer steps where these are counted. Raises ValueError for other shares."
-    if not 0 < share <= 1:
-        raise ValueError(f"share is {share}: use more than 0, at most 1")
-    schedule = recipe.schedule
-    if schedule.max_steps is None:
-        return replace(recipe, schedule=replace(schedule, epochs=max(1, round(share * schedule.epochs))))
-    return replace(recipe, schedule=replace(schedule, max_steps=max(1, round(share * schedule.max_steps))))
-
 # %% ../../../nbs/papers/mac/5_supplement.ipynb #49405fed
 @dataclass(frozen=True)
 class Lengths(figures.Definition):
@@ -236,7 +223,7 @@ class Lengths(figures.Definition):
         found = super().cells(profile, videos, seeds)
         for (protocol, row, seed), recipe in found.items():
             if recipe.parent is not None:
-                parent = shortened(recipe.parent, int(row) / self.whole)
+                parent = recipes.shortened(recipe.parent, int(row) / self.whole)
                 found[protocol, row, seed] = replace(recipe, parent=parent)
         return found
 
