@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mvnb import figures, pages, recipes, runs, tables
+from mvnb import figures, models, pages, recipes, runs, tables
 from mvnb.outcomes import Outcome, provenance_of
 from mvnb.tables import Claim, seeds_of
 
@@ -464,3 +464,97 @@ def test_a_person_may_rerun_and_explore(shell):
     shell(HEAD, DEFAULTS, TAKE, "mine = 3", "profile = 'demo'", TAKE, HEAD, DEFAULTS, TAKE)
     with pytest.raises(ValueError, match="'sead'"):
         shell("sead = 1\nprofile = 'smoke'", TAKE)
+
+
+# ---------------------------------------------------------------- other kinds of rows
+
+
+def small_table(*rows, columns=("SSv2", "Kinetics-400"), **more):
+    "A table that no paper has."
+    known = {column.key: column for column in tables.DATA.values()}
+    options = dict(title="t", notebook="n", metric="m", family="vit", claims=(), numbers={})
+    options |= dict(columns=tuple(known[key] for key in columns), pretrain=known["Kinetics-400"]) | more
+    return tables.Table(tables.Definition("mgm", "9", rows=rows, **options))
+
+
+def test_a_row_can_be_pretrained_on_the_data_of_each_column(here):
+    plan = small_table(
+        tables.Row("own", "own", "mgm", own=True),
+        tables.Row("k400", "k400", "mgm"),
+        tables.Row("one", "one", "mgm", own=True, columns=("SSv2",)),
+    ).plan("smoke")
+    found = {key[:2]: (r.parent.data.name, r.data.name) for key, r in plan.cells.items()}
+    assert found == {
+        ("own", "SSv2"): ("puppets-s", "puppets-s"),
+        ("own", "Kinetics-400"): ("puppets-k", "puppets-k"),
+        ("k400", "SSv2"): ("puppets-k", "puppets-s"),
+        ("k400", "Kinetics-400"): ("puppets-k", "puppets-k"),
+        ("one", "SSv2"): ("puppets-s", "puppets-s"),
+    }
+
+
+def test_a_shorter_row_pretrains_less_in_small_profiles_only(here):
+    row = tables.Row("half", "half", "mgm", share=0.5)
+    lengths = {}
+    for name in ("demo", "paper"):
+        profile = recipes.profile(name, "mgm")
+        recipe = row.pretraining(profile, "puppets-k" if name == "demo" else "ssv2", "vit")
+        lengths[name] = recipe.schedule, recipes.pretraining(profile, "mgm", recipe.data.name, "vit").schedule
+    short, whole = lengths["demo"]
+    assert 2 * short.max_steps == whole.max_steps and lengths["paper"][0] == lengths["paper"][1]
+
+
+def test_a_row_with_labels_in_between_starts_from_the_fine_tuned_backbone(here):
+    "Three runs, one after another; the last one's backbone is the second one's, before its own training."
+    t = small_table(tables.Row("more", "more", "mgm", labels=True), columns=("UCF101",))
+    plan = t.plan("smoke")
+    first, second, third = plan.runs
+    assert [r.kind for r in plan.runs] == ["pretrain", "finetune", "finetune"]
+    assert [r.data.name for r in plan.runs] == ["puppets-k", "puppets-k", "puppets-u"]
+    assert "then labels of puppets-k" in plan.setup["pretrained on"][0]
+    assert str(third).endswith("from labels of puppets-k from " + str(first).removeprefix("pretrain "))
+    done = t.run(plan)
+    (result,) = done.results.values()
+    middle = runs.load(second.hash)
+    assert (
+        result.meta["parent_weights"]
+        == runs._parsed(middle.folder)["files"]["classifier.safetensors"]["sha256"]
+    )
+    backbone = models.build(third.backbone, **third.model)
+    assert not models.load_weights(backbone, middle.weights).missing
+    with pytest.raises(ValueError, match="its parent's kind is 'linear'"):
+        dataclasses.replace(third, parent=dataclasses.replace(middle.recipe, kind="linear"))
+
+
+def test_a_test_in_another_domain_has_its_videos_and_the_first_one_s_classes(here):
+    t = small_table(tables.Row("mgm", "mgm", "mgm"), columns=("UCF14→HMDB7",))
+    plan = t.plan("smoke")
+    (recipe,) = plan.cells.values()
+    assert recipe.data.name == "puppets-u" and {data.name for _, data in recipe.tests} == {"puppets-h"}
+    classes = recipe.data.load().classes
+    for _, data in recipe.tests:
+        index, whole = data.load(), dataclasses.replace(data, among="").load()
+        kept = [i for i, label in enumerate(whole.labels) if whole.classes[label] in classes]
+        assert index.classes == classes and list(index.paths) == [whole.paths[i] for i in kept]
+        assert [classes[n] for n in index.labels] == [whole.classes[whole.labels[i]] for i in kept]
+        assert 0 < len(index) < len(whole)
+    out = t.run(plan)
+    assert "puppets-h unbiased" in str(out) and set(out.frame["data"]) == {"puppets-h"}
+    with pytest.raises(ValueError, match="has no video of"):
+        dataclasses.replace(recipe.tests[0][1], among="puppets-s").load()
+
+
+def test_the_official_lists_of_another_domain(here, shared_data, monkeypatch):
+    "Trained on the source's list, tested on the target's; where one is missing, the column is not run."
+    monkeypatch.setenv("MVNB_DATA_PATAN_ANNOTATIONS", str(shared_data / "annotations" / "patan"))
+    monkeypatch.setenv("MVNB_DATA_UCF101", str(shared_data / "mini"))
+    monkeypatch.setenv("MVNB_DATA_HMDB51", str(shared_data / "mini"))
+    profile = recipes.profile("paper", "mgm")
+    train = recipes.training_data(profile, "ucf14-hmdb7")
+    ((_, test),) = recipes.tests_of(profile, "ucf14-hmdb7")
+    assert (train.name, test.name) == ("ucf14-hmdb7-source", "ucf14-hmdb7-target")
+    a, b = train.load(), test.load()
+    assert a.classes == b.classes and len(a.classes) == 14 and len(set(b.labels)) == 7
+    assert tables.data_trouble("ucf14-hmdb7") == ""
+    monkeypatch.delenv("MVNB_DATA_HMDB51")
+    assert "hmdb51" in tables.data_trouble("ucf14-hmdb7")
