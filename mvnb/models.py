@@ -407,6 +407,7 @@ register("s3d", S3D)
 register("vit_small", "vit.ViT", width=384, depth=12, heads=6)
 register("vit_base", "vit.ViT", width=768, depth=12, heads=12)
 register("vit_tiny", "vit.ViT", width=96, depth=4, heads=4, tubelet=(2, 8, 8))
+register("vit_micro", "vit.ViT", width=48, depth=4, heads=2, tubelet=(2, 8, 8))
 register("timesformer", "vit.TimeSformer", width=768, depth=12, heads=12)
 register("timesformer_tiny", "vit.TimeSformer", width=96, depth=4, heads=4, tubelet=(2, 8, 8))
 

@@ -337,7 +337,7 @@ class Profile:
 # %% ../nbs/results/30_recipes.ipynb #d04cebeb
 CONTRAST = Options(dim=128, momentum=0.999, temperature=0.1, symmetric=True)  # MoCo v2
 TINY = {"i3d": "i3d_tiny", "r2plus1d": "r2plus1d_tiny", "r2plus1d10": "r2plus1d_tiny", "r3d": "r3d_tiny"}
-TINY |= {"vit": "vit_tiny", "timesformer": "timesformer_tiny"}
+TINY |= {"vit": "vit_tiny", "vit_small": "vit_micro", "timesformer": "timesformer_tiny"}
 GRAY = {family: Options(channels=1) for family in TINY}  # networks that take one channel
 _DEMO_CLIPS = Clips(8, 3, 32, scale=(0.65, 1.0), cache="disk")
 _DEMO_JITTER = Options(gray=0.0, jitter=(0.4, 0.4, 0.0, 0.0), p_jitter=0.8, blur=0.0, flip=0.5)
@@ -442,6 +442,7 @@ _OF_THE_HOUSE = (
     "name",
     "meant_for",
     "videos",
+    "labelled",
     "dev",
     "scale",
     "train_per_class",

@@ -82,6 +82,7 @@ class Row:
     own: bool = False  # pretrained on each column's own data
     labels: bool = False  # after the pretraining, trained with the labels of the same data
     share: float = 1.0  # small profiles: of the pretraining's length; published ones say epochs in `changes`
+    videos: float = 1.0  # drawn puppets: share of the pretraining's videos
     columns: tuple | None = None  # keys of the columns that it is run on; None: all
 
     def profile(self, name: str, paper: str) -> recipes.Profile:
@@ -112,6 +113,9 @@ def pretraining(
     published = profile.name in recipes.PUBLISHED
     if not published:
         recipe = recipes.shortened(recipe, self.share)
+    if recipe.data.videos:
+        videos = replace(recipe.data, videos=round(self.videos * recipe.data.videos))
+        recipe = replace(recipe, data=videos)
     if self.photometric is None or (published and "photometric" in self.changes):
         return recipe
     return replace(recipe, photometric=self.photometric)
@@ -357,7 +361,7 @@ def start_trouble(
 ) -> str:
     "Why a row cannot start here from a data set, or nothing."
     if row.method == "random":
-        return ""
+        return data_trouble(data) if row.labels else ""
     try:
         if weights_of(row, profile):
             models.supervised_weights(profile.backbones[family])
@@ -555,10 +559,13 @@ def _start(recipe: Recipe) -> dict:
             "options": "",
             "pretrained on": "—",
         }
+    labels = f"labels of {parent.data.name}"
     first = parent.parent or parent
+    if first.kind == "finetune":
+        return {"method": "random weights", "options": "", "pretrained on": labels}
     options = methods.described(first.method, first.params)
-    labels = f", then labels of {parent.data.name}" if parent.kind == "finetune" else ""
-    return {"method": first.method, "options": options, "pretrained on": first.data.name + labels}
+    where = first.data.name + (f", then {labels}" if parent.kind == "finetune" else "")
+    return {"method": first.method, "options": options, "pretrained on": where}
 
 
 def described(recipe: Recipe) -> dict:  # column -> text
@@ -696,7 +703,8 @@ def evaluation(
         recipe = protocol(profile, data, None, family, seed)
         return replace(recipe, model=recipe.model | dict(weights=given))
     if row.method == "random":
-        return protocol(profile, data, None, family, seed)
+        start = recipes.finetuning(profile, pretrain, None, family, seed) if row.labels else None
+        return protocol(profile, data, start, family, seed)
     start = row.pretraining(profile, pretrain, family, seed, **params)
     if row.labels:
         start = recipes.finetuning(profile, pretrain, start)

@@ -222,6 +222,8 @@ def test_a_claim_is_the_text_s_the_table_s_or_ours():
         ("mac", "text"),
         ("mac", "table"),
         ("mac", "ours"),
+        ("mgm", "text"),
+        ("mgm", "table"),
     }
     with pytest.raises(ValueError, match="use one of text, table, ours"):
         tables.Claim("x", "a", ("p",), ("q",), by="paper")
