@@ -241,6 +241,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                           'mvnb.cli._for_plan': ('use/cli.html#_for_plan', 'mvnb/cli.py'),
                           'mvnb.cli._given': ('use/cli.html#_given', 'mvnb/cli.py'),
                           'mvnb.cli._joined': ('use/cli.html#_joined', 'mvnb/cli.py'),
+                          'mvnb.cli._kind': ('use/cli.html#_kind', 'mvnb/cli.py'),
                           'mvnb.cli._numbers_beside': ('use/cli.html#_numbers_beside', 'mvnb/cli.py'),
                           'mvnb.cli._numbers_of': ('use/cli.html#_numbers_of', 'mvnb/cli.py'),
                           'mvnb.cli._page': ('use/cli.html#_page', 'mvnb/cli.py'),

@@ -428,18 +428,26 @@ _CLAIM = ["claim", "published_on", "measured_on", "test"]  # columns that name a
 
 
 def _verdicts_of(path: Path) -> dict:  # what `_CLAIM` says -> verdict
-    "The verdicts of a page."
+    "The verdicts of a page; narrow ones say so."
     import pandas as pd
 
+    from mvnb import claims
+
     lines = pd.read_csv(path, dtype=str, keep_default_na=False)
-    return {tuple(line[name] for name in _CLAIM): line["verdict"] for line in lines.to_dict("records")}
+    ending = claims.narrow(lines).map({True: " narrowly", False: ""})
+    return dict(zip(lines[_CLAIM].itertuples(index=False, name=None), lines["verdict"] + ending))
+
+
+def _kind(verdict: str) -> str:
+    "A verdict, narrow or not."
+    return verdict.removesuffix(" narrowly")
 
 
 def _verdicts_beside(mine: Path, committed: Path) -> str:
     "Which verdicts of two pages of one table agree, in words."
     theirs = _verdicts_of(committed)
     both = {claim: verdict for claim, verdict in _verdicts_of(mine).items() if claim in theirs}
-    other = {claim: verdict for claim, verdict in both.items() if verdict != theirs[claim]}
+    other = {claim: verdict for claim, verdict in both.items() if _kind(verdict) != _kind(theirs[claim])}
     lines = [f"{len(both) - len(other)} of {len(both)} verdicts are the same on the committed page."]
     for claim, verdict in other.items():
         text, _, data, test = claim
