@@ -213,7 +213,7 @@ def test_the_demo_says_how_it_compares(executed, place, capsys):
     numbers = pd.concat([numbers.assign(seed=seed, value=value) for seed, value in ((0, 40.0), (1, 42.0))])
     numbers.to_csv(committed.with_suffix(".numbers.csv"), index=False)
     claims = pd.read_csv(mine.with_suffix(".claims.csv"), dtype=str, keep_default_na=False)
-    claims.loc[0, "verdict"] = "holds"
+    claims.loc[0, ["verdict", "p"]] = "holds", "0.001"
     claims.to_csv(committed.with_suffix(".claims.csv"), index=False)
     assert cli.main(words) == 0
     said = capsys.readouterr().out
