@@ -150,9 +150,9 @@ def _claims2():
         yield from _claims2_on(column)
         text = "fine-tuned, from K400: labels in between help MGM"
         yield Claim(text, column, ("MGM+labels K400 finetune",), ("MGM K400 finetune",), by="table")
-        text = "fine-tuned, from SSv2: labels in between help MGM little, within 5 points (our threshold)"
+        text = "fine-tuned, from SSv2: labels in between help MGM little, within 6 points (our threshold)"
         pair = ("MGM+labels SSv2 finetune",), ("MGM SSv2 finetune",)
-        yield Claim(text, column, *pair, within=5.0)
+        yield Claim(text, column, *pair, within=6.0)
 
 # %% ../../../nbs/papers/mgm/3_tables.ipynb #36ab0014
 TABLE2 = define(
