@@ -16,12 +16,12 @@ FRAMES, SIZE, TARGET = 16, 224, 1.0
 RATIOS = (0.9, 0.75)
 
 
-def pair(ratio):
-    "A step of ours and one of theirs: functions that give the loss, gradients computed."
+def twins(name):
+    "Our masked autoencoder and Hugging Face's, with the same weights."
     from transformers import VideoMAEConfig, VideoMAEForPreTraining
 
     torch.manual_seed(0)
-    ours = vit.MAE(models.build("vit_small")).train()
+    ours = vit.MAE(models.build(name)).train()
     config = VideoMAEConfig(**vit._config_of(ours, FRAMES, SIZE))
     theirs = VideoMAEForPreTraining(config).train()
     state = vit._to_theirs(ours.state_dict())
@@ -29,6 +29,12 @@ def pair(ratio):
         name.replace("q_bias", "query.bias").replace("v_bias", "value.bias"): t for name, t in state.items()
     }
     theirs.load_state_dict(renamed if renamed.keys() == theirs.state_dict().keys() else state)  # older ones
+    return ours, theirs
+
+
+def pair(ratio):
+    "A step of ours and one of theirs: functions that give the loss, gradients computed."
+    ours, theirs = twins("vit_small")
     clip = torch.randn(1, 3, FRAMES, SIZE, SIZE)
     count = round(1568 * ratio)
     mask = torch.rand(1, 1568).argsort(1).argsort(1) < count

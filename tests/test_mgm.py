@@ -224,3 +224,52 @@ def test_real_videos_are_masked_where_they_move(shared_data):
     assert moving.float().mean() > 0.5
     assert hidden[moving].float().mean() > 0.95
     assert method(batch)["loss"].isfinite()
+
+
+# ---------------------------------------------------------------- with a GPU
+
+cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here")
+
+
+@cuda
+@pytest.mark.parametrize("kind", tokens.TOKENS)
+def test_the_same_tokens_are_hidden_on_the_gpu(kind):
+    from mvnb.train import to_device
+
+    method, batch = MGM(mask=kind, **TINY), make_batch(16, cells=8)
+    there = method.hide(to_device(batch, torch.device("cuda")))
+    assert there.is_cuda and there.cpu().equal(method.hide(batch))
+
+
+@cuda
+@pytest.mark.parametrize("kind", tokens.TOKENS)
+def test_a_step_on_the_gpu_waits_for_nothing(kind):
+    from mvnb.train import to_device
+
+    method, batch = MGM(mask=kind, **TINY), make_batch()
+    expected = method(batch)["loss"].item()
+    task, batch = method.cuda().train(), to_device(batch, torch.device("cuda"))
+    task(batch)["loss"].backward()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        loss = task(batch)["loss"]
+        loss.backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert loss.item() == pytest.approx(expected, rel=1e-3)
+
+
+@cuda
+def test_a_step_on_the_gpu_in_bf16_and_compiled():
+    from mvnb.train import to_device
+
+    method, batch = MGM(**TINY), make_batch()
+    expected = method(batch)["loss"].item()
+    task, batch = method.cuda().train(), to_device(batch, torch.device("cuda"))
+    clip, mask = task.inputs_of(batch)
+    count = tokens.hidden_count("mgm", GRID, None)
+    compiled = torch.compile(task.mae, fullgraph=True)
+    with torch.autocast("cuda", torch.bfloat16):
+        loss = compiled(clip, mask, count).loss
+    loss.backward()
+    assert loss.item() == pytest.approx(expected, rel=2e-2)
