@@ -28,7 +28,10 @@ def twins(name):
     renamed = {
         name.replace("q_bias", "query.bias").replace("v_bias", "value.bias"): t for name, t in state.items()
     }
-    theirs.load_state_dict(renamed if renamed.keys() == theirs.state_dict().keys() else state)  # older ones
+    for name, value in theirs.state_dict().items():
+        if name.endswith("key.bias"):  # of older versions, where it is there and trained
+            renamed[name] = torch.zeros_like(value)
+    theirs.load_state_dict(renamed if renamed.keys() == theirs.state_dict().keys() else state)
     return ours, theirs
 
 
