@@ -1562,6 +1562,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'mvnb.recipes.from_json': ('results/recipes.html#from_json', 'mvnb/recipes.py'),
                               'mvnb.recipes.linear_probing': ('results/recipes.html#linear_probing', 'mvnb/recipes.py'),
                               'mvnb.recipes.longer': ('results/recipes.html#longer', 'mvnb/recipes.py'),
+                              'mvnb.recipes.on_fewer': ('results/recipes.html#on_fewer', 'mvnb/recipes.py'),
                               'mvnb.recipes.on_set': ('results/recipes.html#on_set', 'mvnb/recipes.py'),
                               'mvnb.recipes.paper_of': ('results/recipes.html#paper_of', 'mvnb/recipes.py'),
                               'mvnb.recipes.pretraining': ('results/recipes.html#pretraining', 'mvnb/recipes.py'),

@@ -805,7 +805,7 @@ def _film(layers, backdrop, look, rng, times):
 # %% ../nbs/clips/02_puppets.ipynb #8c3dd844
 STAGES = dict.fromkeys(NAMES, dict(body=(0.78, 0.92), aside=0.06, ground=(0.94, 1.0), turns=True))
 STAGES["puppets-d"] = STAGES["puppets-d"] | dict(body=(0.64, 0.74))
-STAGES["puppets-s"] = dict(body=(0.34, 0.44), aside=0.26, ground=(0.5, 0.98), turns=False)
+STAGES["puppets-s"] = dict(body=(0.42, 0.54), aside=0.26, ground=(0.56, 0.98), turns=False)
 # height of the body, greatest distance from the middle, and where the ground is, in frame heights;
 # whether an actor may face either way
 

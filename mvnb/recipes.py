@@ -6,7 +6,8 @@
 __all__ = ['FORMAT', 'KINDS', 'FAIR', 'LATER', 'CONTRAST', 'TINY', 'GRAY', 'DEMO', 'SMOKE', 'PUBLISHED', 'PROFILES', 'WHO',
            'Data', 'Clips', 'Options', 'Recipe', 'canonical', 'from_json', 'fair_training', 'chain', 'Profile',
            'profile', 'Source', 'settings_of', 'sources', 'paper_of', 'training_data', 'longer', 'shortened',
-           'coloured', 'on_set', 'fitted', 'pretraining', 'tests_of', 'finetuning', 'linear_probing', 'retrieving']
+           'on_fewer', 'coloured', 'on_set', 'fitted', 'pretraining', 'tests_of', 'finetuning', 'linear_probing',
+           'retrieving']
 
 # %% ../nbs/results/30_recipes.ipynb #c34d32ce
 import fnmatch
@@ -287,7 +288,8 @@ def __str__(self: Recipe) -> str:
         named = f"{self.method} ({what})" if what else self.method
         return f"pretrain {named} on {self.data.name} with {self.backbone}, seed {self.seed}"
     if self.parent:
-        start = str(self.parent).removeprefix("pretrain ").replace("finetune on", "labels of", 1)
+        start = str(self.parent).removeprefix("pretrain ")
+        start = "labels of" + start.removeprefix("finetune on") if self.parent.kind == "finetune" else start
     else:
         start = f"{self.model.get('weights') or 'random'} weights, seed {self.seed}"
     return f"{self.kind} on {self.data.name} from {start}"
@@ -574,6 +576,21 @@ def shortened(
     if schedule.max_steps is None:
         return replace(recipe, schedule=replace(schedule, epochs=max(1, round(share * schedule.epochs))))
     return replace(recipe, schedule=replace(schedule, max_steps=max(1, round(share * schedule.max_steps))))
+
+
+def on_fewer(
+    recipe: Recipe,  # a pretraining
+    share: float,  # of its drawn videos, in (0, 1]
+) -> Recipe:  # the same run where videos are not drawn
+    "The same on fewer drawn videos. Where steps are counted, warming up takes as many of them as before."
+    if share == 1 or not recipe.data.videos:
+        return recipe
+    data = replace(recipe.data, videos=round(share * recipe.data.videos))
+    schedule = recipe.schedule
+    if schedule.max_steps is not None:
+        before, after = (max(1, each.videos // schedule.batch_size) for each in (recipe.data, data))
+        schedule = replace(schedule, warmup_epochs=schedule.warmup_epochs * before / after)
+    return replace(recipe, data=data, schedule=schedule)
 
 # %% ../nbs/results/30_recipes.ipynb #4242ed91
 def coloured(profile: Profile) -> Profile:  # the same, with networks and clips of three channels

@@ -113,9 +113,7 @@ def pretraining(
     published = profile.name in recipes.PUBLISHED
     if not published:
         recipe = recipes.shortened(recipe, self.share)
-    if recipe.data.videos:
-        videos = replace(recipe.data, videos=round(self.videos * recipe.data.videos))
-        recipe = replace(recipe, data=videos)
+    recipe = recipes.on_fewer(recipe, self.videos)
     if self.photometric is None or (published and "photometric" in self.changes):
         return recipe
     return replace(recipe, photometric=self.photometric)

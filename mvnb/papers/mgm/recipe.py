@@ -87,7 +87,7 @@ SMALL = {  # profile -> what this paper's tables have otherwise
     "demo": dict(
         labelled="probe",
         sets={"puppets-s": _small(0.0)},
-        finetune=Schedule(epochs=1000, batch_size=32, max_steps=300, lr=1e-3, warmup_epochs=1, **_FEW),
+        finetune=Schedule(epochs=1000, batch_size=32, max_steps=1000, lr=1e-3, warmup_epochs=1, **_FEW),
         finetuning=Options(),
         **_small(0.5),
     ),
