@@ -9,7 +9,7 @@ __all__ = ['JOINTS', 'ACTIONS', 'CLASSES', 'NAMES', 'BIAS', 'SPLITS', 'FILED', '
            'punch', 'clap', 'windmill', 'lunge', 'march', 'twist', 'stretch', 'throw', 'cartwheel', 'somersault',
            'ramp', 'go_left', 'go_right', 'rise', 'sink', 'raise_arms', 'lower_arms', 'tip_left', 'tip_right',
            'rest_pose', 'perform', 'scenes', 'scene_texture', 'camera_path', 'cast', 'render', 'catalogue', 'boxes_of',
-           'ground_truth', 'manifest', 'make', 'index', 'Drawing', 'kept']
+           'ground_truth', 'manifest', 'make', 'index', 'Drawing', 'vectors', 'kept']
 
 # %% ../nbs/clips/02_puppets.ipynb #77e36a25
 import colorsys
@@ -1214,23 +1214,25 @@ def boxes(
     return np.stack(list(_each(self, lambda i: boxes_of(self.video(i)[1]), progress)))
 
 
+def vectors(
+    name: str,  # one of NAMES: says how its files are encoded
+    frames: np.ndarray,  # uint8 [T,H,W,3], one video
+) -> np.ndarray:  # float32 [T,3,h,w]: dx and dy in pixels, and 1 where there is one
+    "The motion vectors that a video has as a file: it is encoded, and they are read back."
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "video.mp4"
+        write_video(file, frames, FPS, options=_H264 | {"bf": LOOKS[name]["bframes"]})
+        clip = read_clip(file, range(len(frames)), motion=True)
+    return torch.cat([clip.mv, clip.has_mv[:, None]], 1).numpy()
+
+
 @patch
 def motion(
     self: Drawing,
     progress: bool = True,  # show a bar
-) -> (
-    np.ndarray
-):  # float32 [videos,FRAMES,3,h,w]: dx and dy in pixels of a frame of SIZE, and 1 where there is one
-    "The motion vectors that the videos have as files: each is encoded, and its vectors are read."
-
-    def make(i):
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "video.mp4"
-            write_video(file, self.video(i)[0], FPS, options=_H264 | {"bf": LOOKS[self.name]["bframes"]})
-            clip = read_clip(file, range(FRAMES), motion=True)
-        return torch.cat([clip.mv, clip.has_mv[:, None]], 1).numpy()
-
-    return np.stack(list(_each(self, make, progress)))
+) -> np.ndarray:  # float32 [videos,FRAMES,3,h,w], of frames of SIZE pixels, see `vectors`
+    "The motion vectors that the videos have as files."
+    return np.stack(list(_each(self, lambda i: vectors(self.name, self.video(i)[0]), progress)))
 
 # %% ../nbs/clips/02_puppets.ipynb #dc5d512f
 def _save_whole(folder, array, what):

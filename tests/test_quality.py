@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from mvnb import masks, motion, papers, quality
+from mvnb import masks, motion, papers, quality, tokens
 
 
 def slow_chance(mask, truth):
@@ -165,3 +165,63 @@ def test_measuring_in_parts_is_measuring_at_once():
         assert list(group["clip"]) == list(range(10))
         alone = [table[table["mask"] == label].iou.item() for table in each]
         assert np.allclose(group.iou, alone, atol=1e-6)
+
+
+# ---------------------------------------------------------------- masks of tokens
+
+
+def moving_block(row, column, dx=0.0):
+    "Vectors of 4 frames on 12×12 blocks: everything moves by dx, and one block by 3 more; and its actor."
+    field = torch.zeros(1, 4, 2, 12, 12)
+    field[:, :, 0] = dx
+    field[:, :, 0, row, column] += 3.0
+    truth = torch.zeros(1, 4, 96, 96, dtype=torch.bool)
+    truth[:, :, 8 * row - 4 : 8 * row + 12, 8 * column - 4 : 8 * column + 12] = True
+    return field, torch.ones(1, 4, 12, 12, dtype=torch.bool), truth
+
+
+@pytest.mark.parametrize("place", [(3, 8), (5, 2), (9, 9)])
+def test_the_centre_is_counted_where_it_is_in_the_box(place):
+    field, known, truth = moving_block(*place)
+    found = quality.centre_in_box(field, known, truth)
+    assert found["centre"].item() == 1
+    assert found["by luck"].item() == pytest.approx(4 / 144)  # of 16 pixels, two blocks' centres on each axis
+    elsewhere = quality.centre_in_box(field, known, truth.roll(40, 3))
+    assert elsewhere["centre"].item() == 0
+    assert quality.centre_in_box(torch.zeros_like(field), known, truth)["centre"].isnan().all()
+
+
+def test_a_pan_is_taken_away():
+    still, known, truth = moving_block(3, 8)
+    panned, _, _ = moving_block(3, 8, dx=-5.0)
+    torch.testing.assert_close(quality.less_camera(panned, known), quality.less_camera(still, known))
+    torch.testing.assert_close(quality.less_camera(still, known), still)
+    assert quality.centre_in_box(panned, known, truth)["centre"].item() == 0  # the scene moves faster
+    assert quality.centre_in_box(quality.less_camera(panned, known), known, truth)["centre"].item() == 1
+    nowhere = torch.zeros_like(known)
+    assert not quality.less_camera(panned, nowhere).any()
+
+
+def test_what_is_hidden_of_a_whole_frame_is_the_ratio():
+    field, known = torch.ones(2, 4, 2, 12, 12), torch.ones(2, 4, 12, 12, dtype=torch.bool)
+    truth = torch.ones(2, 4, 96, 96, dtype=torch.bool)
+    found = quality.hidden_by(field, known, truth).set_index("mask")
+    for kind in tokens.TOKENS:
+        share = tokens.hidden_count(kind, (2, 6, 6), None) / (2 * 6 * 6)
+        assert found.loc[kind, ["actor", "motion"]].to_numpy(float) == pytest.approx(share, abs=1e-6)
+
+
+def test_guided_masks_hide_the_block_that_moves():
+    field, known, truth = moving_block(3, 8, dx=0.1)
+    found = quality.hidden_by(field, known, truth).set_index("mask")
+    assert found.loc["mgm", "actor"] == 1
+
+
+def test_vectors_of_films_are_those_of_their_files():
+    field, known, truth = quality.filmed_vectors("puppets-u", "still", 1)
+    assert field.shape == (1, 16, 2, 12, 12) and known.shape == (1, 16, 12, 12)
+    assert truth.equal(quality.films("puppets-u", "still", 1)[1])
+    length = field.square().sum(2).sqrt()
+    inside = torch.nn.functional.max_pool2d(truth.float(), 8).bool()
+    assert length[inside].mean() > 3 * length[~inside].mean()
+    assert not field.abs().sum(2)[~known].any()
