@@ -255,8 +255,9 @@ def filmed_vectors(
     count: int,  # of films
     seed: int = 0,
 ) -> tuple:  # field float32 [count,16,2,12,12], known bool [count,16,12,12], truth bool [count,16,96,96]
-    "Motion vectors of the first films of a set, in pixels per frame, as their files have them; and the actor."
-    acts, found, truths = puppets.CLASSES[name], [], []
+    "Motion vectors of the first films of a set, in pixels per frame, as in their files; and the actor."
+    acts = puppets.CLASSES[name]
+    found, truths = [], []
     for index in range(count):
         act = acts[index % len(acts)]
         frames, truth = puppets.render(name, act, seed=[seed, 1000 + index], camera=camera)
@@ -270,7 +271,7 @@ def less_camera(
     field: Tensor,  # motion vectors, float [B,T,2,h,w]
     known: Tensor,  # bool [B,T,h,w], True where there is a vector
 ) -> Tensor:  # float [B,T,2,h,w]
-    "Vectors less the median of their frame, on each axis: what is left when the camera moves most of a scene."
+    "Vectors less the median of their frame, on each axis: what is left of them without the camera."
     seen = torch.where(known[:, :, None], field, torch.nan)
     median = seen.flatten(3).nanmedian(3).values.nan_to_num()
     return torch.where(known[:, :, None], field - median[..., None, None], 0)

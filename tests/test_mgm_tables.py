@@ -73,7 +73,9 @@ def test_table_4_varies_one_thing():
     cells = plan("4d").cells
     few, all_ = (cells[row, "K400", 0].parent for row in ("Mini-K200", "K400"))
     assert few.data.videos == round(all_.data.videos / 3)
-    few, all_ = ((r.schedule.max_steps, r.schedule.warmup_epochs * (r.data.videos // 32)) for r in (few, all_))
+    few, all_ = (
+        (r.schedule.max_steps, r.schedule.warmup_epochs * (r.data.videos // 32)) for r in (few, all_)
+    )
     assert few == pytest.approx(all_)  # as many steps, and as many to warm up
     paper = plan("4d", "paper").cells
     assert paper["Mini-K200", "K400", 0].parent.data.name == "minikinetics200"
