@@ -1518,6 +1518,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'mvnb.quality.gain_over': ('motion/quality.html#gain_over', 'mvnb/quality.py'),
                               'mvnb.quality.guidance': ('motion/quality.html#guidance', 'mvnb/quality.py'),
                               'mvnb.quality.hidden_by': ('motion/quality.html#hidden_by', 'mvnb/quality.py'),
+                              'mvnb.quality.hidden_table': ('motion/quality.html#hidden_table', 'mvnb/quality.py'),
                               'mvnb.quality.kinds': ('motion/quality.html#kinds', 'mvnb/quality.py'),
                               'mvnb.quality.less_camera': ('motion/quality.html#less_camera', 'mvnb/quality.py'),
                               'mvnb.quality.mean_std': ('motion/quality.html#mean_std', 'mvnb/quality.py'),

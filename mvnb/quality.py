@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['OWN', 'PART', 'TOKEN', 'DRAWS', 'BETAS', 'MARKERS', 'Mask', 'all_masks', 'film', 'films', 'chance_iou', 'best_iou',
            'compare', 'share', 'score', 'kinds', 'measure', 'motion_knows', 'filmed_vectors', 'less_camera',
-           'centre_in_box', 'hidden_by', 'guidance', 'survey', 'mean_std', 'quality_table', 'camera_loss', 'gain_over',
-           'bounds', 'skill_figure', 'beta_figure', 'extremes_figure']
+           'centre_in_box', 'hidden_by', 'guidance', 'survey', 'mean_std', 'hidden_table', 'quality_table',
+           'camera_loss', 'gain_over', 'bounds', 'skill_figure', 'beta_figure', 'extremes_figure']
 
 # %% ../nbs/motion/14_quality.ipynb #7f9d0145
 import functools
@@ -314,11 +314,12 @@ def hidden_by(
     truth: Tensor,  # the actor, bool [B,T,H,W]
     guide: Tensor | None = None,  # vectors that guided masks follow; None: the field
     seed: int = 0,  # of the masks
+    token: int = TOKEN,  # its side in pixels; it divides H and W
 ) -> pd.DataFrame:  # a line per mask and film: mask, clip, actor, motion
     "Shares of the actor and of the motion that each kind of token mask hides, in tubelets of two frames."
     length = torch.where(known, torch.hypot(field[:, :, 0], field[:, :, 1]), 0)
     moved = tokens.tubelet_motion(field if guide is None else guide, known)
-    grid = (field.shape[1] // 2, truth.shape[2] // TOKEN, truth.shape[3] // TOKEN)
+    grid = (field.shape[1] // 2, truth.shape[2] // token, truth.shape[3] // token)
     generator, lines = torch.Generator().manual_seed(seed), []
     for label, kind in tokens.TOKENS.items():
         given = dict(motion=moved) if kind.guided else dict(batch=len(field))
@@ -402,6 +403,22 @@ def _one_mask(every: pd.DataFrame) -> pd.DataFrame:
     "The lines of the first mask that takes a share: its area alone decides chance and best."
     part = every[every.beta.notna()]
     return part[part["mask"] == part["mask"].iloc[0]]
+
+# %% ../nbs/motion/14_quality.ipynb #07682b41
+def hidden_table(
+    name: str,  # one of puppets.NAMES
+    count: int,  # films under each camera
+    token: int = TOKEN,  # its side, pixels of a frame of 96
+    seed: int = 0,  # of the films and the masks
+) -> pd.DataFrame:  # text: rows masks; columns actor, motion
+    "Shares that each kind of token mask hides in a set's films, all cameras together: mean ± std over films."
+    found = []
+    for camera in puppets.CAMERAS:
+        field, known, truth = filmed_vectors(name, camera, count, seed)
+        found.append(hidden_by(field, known, truth, seed=seed, token=token))
+    every = pd.concat(found)
+    every["mask"] = every["mask"].map({key: kind.label for key, kind in tokens.TOKENS.items()})
+    return every.groupby("mask", sort=False)[["actor", "motion"]].agg(mean_std)
 
 # %% ../nbs/motion/14_quality.ipynb #4444332e
 def quality_table(
