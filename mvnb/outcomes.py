@@ -58,13 +58,15 @@ class Outcome:
 
     @property
     def tests(self) -> list:  # (column key, data set, test name)
-        "What was measured, column by column."
-        recipe_of = {column: recipe for (_, column, _), recipe in self.plan.cells.items()}
+        "What was measured of every row, column by column."
         found = []
         for column in self.definition.columns:
-            if column.key in recipe_of:
-                data = self.plan.videos.columns[column.key]
-                found += [(column.key, data, test) for test, _ in recipe_of[column.key].tests]
+            here = [
+                dict(recipe.tests) for (_, key, _), recipe in self.plan.cells.items() if key == column.key
+            ]
+            data = self.plan.videos.columns.get(column.key)
+            common = [test for test in (here[0] if here else ()) if all(test in tests for tests in here)]
+            found += [(column.key, data, test) for test in common]
         return found
 
     def column(self, key: str) -> Column:
@@ -134,6 +136,19 @@ def comparison(self: Outcome) -> pd.DataFrame:
         if self.plan.videos.columns[column.key] is None:
             out[ours, column.key, ""] = [self.cell(row, column.key, "") for row in d.rows]
     return pd.DataFrame(out, index=pd.Index([row.label for row in d.rows], name=d.row_name))
+
+# %% ../nbs/results/33_outcomes.ipynb #85cd2fb5
+@patch(as_prop=True)
+def readings(self: Outcome) -> pd.DataFrame:  # text: rows of the table; columns (data set, test)
+    "Numbers of tests that only some rows of a column have; without columns where there are none."
+    everywhere = {(column, test) for column, _, test in self.tests}
+    labels = {row.key: row.label for row in self.definition.rows}
+    out = {}
+    for (row, column, data, test), lines in self.frame.groupby(["row", "column", "data", "test"], sort=False):
+        if (column, test) not in everywhere:
+            out.setdefault((data, test), {})[labels[row]] = shown(lines["value"].to_numpy())
+    found = pd.DataFrame(out).rename_axis(self.definition.row_name)
+    return found.reindex([label for label in labels.values() if label in found.index]).fillna("—")
 
 # %% ../nbs/results/33_outcomes.ipynb #a886b2a6
 def distinct(values: Iterable) -> str:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Regularisation', 'Protocol', 'training_views', 'clips_of', 'Extracted', 'extract', 'classifier_head', 'Classifier',
-           'with_drop_path', 'true_rank', 'evaluate', 'Results', 'finetune', 'linear_probe', 'neighbours', 'retrieval',
-           'ClipFeature', 'retrieve']
+           'with_drop_path', 'true_rank', 'evaluate', 'Results', 'finetune', 'linear_probe', 'TimeDeviation',
+           'neighbours', 'retrieval', 'ClipFeature', 'retrieve']
 
 # %% ../nbs/learn/27_protocols.ipynb #74444188
 import copy
@@ -625,7 +625,8 @@ def linear_probe(
     workers: int = 0,  # loader processes
     progress: bool = True,  # show bars
     fingerprint: str | None = None,  # the caller's mark for the checkpoint
-    others: dict | None = None,  # cached probes: test name -> (training Index, test Index) of further heads
+    others: dict
+    | None = None,  # cached: test name -> (training Index, test Index, backbone) of further heads
     **options,  # of train.fit, such as checkpoint_every
 ) -> Results:  # {test: {"top1", "top5", "n", "failed", "confusion"}}
     """Trains a head on the frozen backbone, then tests it (FAME: features L2-normalised; MAC: three layers).
@@ -635,8 +636,8 @@ def linear_probe(
         raise ValueError("further heads are fitted to cached features: use Protocol(cached=True)")
     if protocol.cached:
         results = _probe_cached(backbone, train, tests, protocol, folder, seed, run)
-        for name, (videos, test) in (others or {}).items():
-            more = _probe_cached(backbone, videos, {name: test}, protocol, folder, seed, run)
+        for name, (videos, test, reader) in (others or {}).items():
+            more = _probe_cached(reader, videos, {name: test}, protocol, folder, seed, run)
             results[name] = more[name]
     else:
         options = dict(seed=seed, frozen=True, run=run, fingerprint=fingerprint, **options)
@@ -644,6 +645,22 @@ def linear_probe(
     if _process()[0] == 0:
         save_weights(results.classifier.head, Path(folder) / "head.safetensors")
     return results
+
+# %% ../nbs/learn/27_protocols.ipynb #7fbb6007
+class TimeDeviation(nn.Module):
+    "How much features change along a clip: their standard deviation over time, averaged over places."
+
+    def __init__(
+        self,
+        backbone: nn.Module,  # .dim, and .features(clips) -> map [B,C,t,h,w]
+    ):
+        super().__init__()
+        self.backbone = backbone
+        self.dim = backbone.dim
+
+    def forward(self, clips: Tensor) -> Tensor:  # float [B,3,T,H,W] -> [B,C]
+        last_map = self.backbone.features(clips).float()
+        return last_map.std(2, correction=0).mean((2, 3))
 
 # %% ../nbs/learn/27_protocols.ipynb #5c645297
 def _unit(features: Tensor, centre: bool) -> Tensor:

@@ -41,7 +41,7 @@ from tqdm.std import tqdm as text_bar
 from . import methods, models, protocols, settings
 from .augment import Photometric
 from .clips import ClipDataset, steps_per_epoch
-from .recipes import FAIR, Recipe, canonical, chain, fair_training, from_json
+from .recipes import DEVIATION, FAIR, Recipe, canonical, chain, fair_training, from_json
 from .train import fit, make_fabric, total_steps
 
 # %% ../nbs/results/31_runs.ipynb #f3a68f6f
@@ -535,8 +535,13 @@ def _train_classifier(recipe: Recipe, job: Job, backbone, train, tests: dict) ->
     dataset = _dataset(recipe, train, **protocols.training_views(protocol))
     evaluate = protocols.finetune if recipe.kind == "finetune" else protocols.linear_probe
     options = dict(seed=recipe.seed, fingerprint=recipe.hash)
+    others = {}
     if fair := fair_training(recipe):
-        options["others"] = {FAIR: (fair.load(), tests.pop(FAIR))}
+        others[FAIR] = (fair.load(), tests.pop(FAIR), backbone)
+    if DEVIATION in tests:
+        others[DEVIATION] = (train, tests.pop(DEVIATION), protocols.TimeDeviation(backbone))
+    if others:
+        options["others"] = others
     results = evaluate(backbone, dataset, tests, protocol, **job.options, **options)
     _save_weights(results.classifier, job.folder / WEIGHTS["finetune"], recipe)
     return _told(results)

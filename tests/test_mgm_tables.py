@@ -102,3 +102,16 @@ def test_they_run(number):
     t = tables.table("mgm", number)
     out = t.run(t.plan("smoke"))
     assert not out.frame["value"].isna().any() and "not judged" in str(out.claims)
+
+
+def test_linear_probes_are_read_again():
+    "Rows with a linear probe alone, on unbiased videos; the numbers are in a table of their own."
+    again = {r.kind: r for r in plan("2").cells.values() if recipes.DEVIATION in dict(r.tests)}
+    assert set(again) == {"linear"}
+    assert dict(again["linear"].tests)[recipes.DEVIATION] == dict(again["linear"].tests)["unbiased"]
+    t = tables.table("mgm", "2")
+    outcome = t.run(t.plan("smoke"))
+    found = outcome.readings
+    assert {test for _, test in found.columns} == {recipes.DEVIATION}
+    assert list(found.index) == [row.label for row in t.definition.rows if row.protocol == "linear"]
+    assert recipes.DEVIATION not in {test for *_, test in outcome.tests}

@@ -83,9 +83,10 @@ DEMO = {  # method -> what its pretraining has otherwise
     )
 }
 SMALL = {  # profile -> what this paper's tables have otherwise
-    "smoke": dict(labelled="probe", sets={"puppets-s": _small(0.0)}, **_small(0.5)),
+    "smoke": dict(labelled="probe", deviation=True, sets={"puppets-s": _small(0.0)}, **_small(0.5)),
     "demo": dict(
         labelled="probe",
+        deviation=True,
         sets={"puppets-s": _small(0.0)},
         finetune=Schedule(epochs=1000, batch_size=32, max_steps=1000, lr=1e-3, warmup_epochs=1, **_FEW),
         finetuning=Options(),
