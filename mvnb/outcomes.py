@@ -61,12 +61,9 @@ class Outcome:
         "What was measured of every row, column by column."
         found = []
         for column in self.definition.columns:
-            here = [
-                dict(recipe.tests) for (_, key, _), recipe in self.plan.cells.items() if key == column.key
-            ]
-            data = self.plan.videos.columns.get(column.key)
+            here = [dict(r.tests) for (_, key, _), r in self.plan.cells.items() if key == column.key]
             common = [test for test in (here[0] if here else ()) if all(test in tests for tests in here)]
-            found += [(column.key, data, test) for test in common]
+            found += [(column.key, self.plan.videos.columns[column.key], test) for test in common]
         return found
 
     def column(self, key: str) -> Column:

@@ -298,13 +298,13 @@ def __str__(self: Recipe) -> str:
         start = f"{self.model.get('weights') or 'random'} weights, seed {self.seed}"
     return f"{self.kind} on {self.data.name} from {start}"
 
-# %% ../nbs/results/30_recipes.ipynb #97c421cb
+# %% ../nbs/results/30_recipes.ipynb #bb869140
 _AUGMENTED = Options(
     gray=0.2, jitter=(0.4, 0.4, 0.4, 0.1), p_jitter=0.8, blur=0.5, sigma=(0.1, 2.0), flip=0.5
 )
 _FLIPPED = Options(gray=0.0, p_jitter=0.0, blur=0.0, flip=0.5)
 
-
+# %% ../nbs/results/30_recipes.ipynb #97c421cb
 @dataclass(frozen=True)
 class Profile:
     "The size of every run of a table."
