@@ -9,6 +9,7 @@ __all__ = ['TVL1', 'PRESETS', 'DIS', 'RAFT', 'FLOWS', 'SIDE', 'SOURCES', 'as_fra
 # %% ../nbs/motion/11_flow.ipynb #11f00002
 import functools
 import hashlib
+import threading
 from pathlib import Path
 
 import cv2
@@ -168,6 +169,7 @@ RAFT = dict(
     batch=16,  # pairs at once
     network=None,  # another network of torchvision's; None: `raft` on the device of the frames
 )
+_RAFT_LOCK = threading.Lock()  # the network keeps its table in itself, so threads take turns
 
 
 @torch.no_grad()
@@ -179,8 +181,9 @@ def _raft(first: Tensor, second: Tensor, **options) -> Tensor:
     size = _raft_size(height, width)
     found = []
     for part in zip(first.split(chosen["batch"]), second.split(chosen["batch"])):
-        pair = (_raft_input(frames, size) for frames in part)
-        found.append(network(*pair, num_flow_updates=chosen["updates"])[-1].float())
+        pair = [_raft_input(frames, size) for frames in part]
+        with _RAFT_LOCK:
+            found.append(network(*pair, num_flow_updates=chosen["updates"])[-1].float())
     flow = torch.cat(found)
     if size == (height, width):
         return flow

@@ -81,6 +81,7 @@ class Row:
     long: bool = False  # the profile's long clips, in pretraining and test
     own: bool = False  # pretrained on each column's own data
     labels: bool = False  # after the pretraining, trained with the labels of the same data
+    small: Options = Options()  # of the method in small profiles, over `params`
     share: float = 1.0  # small profiles: of the pretraining's length; published ones say epochs in `changes`
     videos: float = 1.0  # drawn puppets: share of the pretraining's videos
     columns: tuple | None = None  # keys of the columns that it is run on; None: all
@@ -108,9 +109,9 @@ def pretraining(
     self: Row, profile: recipes.Profile, data: str, family: str, seed: int = 0, **params
 ) -> Recipe:
     "What this row pretrains; `params` of the method go over the row's."
-    given = self.params | params
-    recipe = recipes.pretraining(profile, self.method, data, self.family or family, seed, **given)
     published = profile.name in recipes.PUBLISHED
+    given = self.params | (Options() if published else self.small) | params
+    recipe = recipes.pretraining(profile, self.method, data, self.family or family, seed, **given)
     if not published:
         recipe = recipes.shortened(recipe, self.share)
     if recipe.data.videos:

@@ -8,7 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.models.optical_flow import raft_small
 
-from mvnb import flow, video
+from mvnb import clips, datasets, flow, methods, puppets, video
+from mvnb.clips import ClipDataset, batches
+from mvnb.papers.mgm.method import MGM
+from mvnb.train import Schedule, fit
 
 cv2.setNumThreads(1)
 LIGHT = dict(scales=3, warps=3, inner=10, outer=3)  # TV-L1 in less time
@@ -311,6 +314,220 @@ def test_bad_files_and_frames(film, tmp_path):
         flow.video_motion(tmp_path / "none.mp4", [1])
     with pytest.raises(ValueError, match="no optical flow 'fast'"):
         flow.video_motion(film, [3], "fast")
+
+
+# ---------------------------------------------------------------- batches
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("MVNB_PATHS_CACHE", str(tmp_path / "cache"))
+    clips._held.clear()
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    "Three videos that move by (2, 1), (-1, 0) and (0, -2) pixels a frame."
+    folder = tmp_path_factory.mktemp("files")
+    names = []
+    for number, shift in enumerate([(2, 1), (-1, 0), (0, -2)]):
+        names.append(f"{number}.mp4")
+        video.write_video(folder / names[-1], shifted(*shift, 10, 64, 80, number))
+    return datasets.Index("files", "train", folder, names, np.arange(3), ("a", "b", "c"))
+
+
+CLIP = dict(length=4, stride=2, size=32, views=2)
+
+
+def loaded(index, epoch=0, workers=0, **options):
+    data = ClipDataset(index, **CLIP | options)
+    return next(iter(batches(data, len(index), epoch, shuffle=False, workers=workers))), data
+
+
+def test_the_loader_knows_the_flows_of_this_room():
+    assert clips.MOTION == ("vectors", *flow.SOURCES)
+
+
+def test_flow_follows_crop_and_size(files, how="dis"):
+    "Cut from the field of whole frames, at the times and the box of each view, like vectors."
+    batch, data = loaded(files, motion=how, motion_grid=3)
+    assert batch["mv"].shape == (3, 2, 4, 2, 3, 3) and batch["has_mv"].shape == (3, 2, 4, 3, 3)
+    assert batch["mv"].dtype == torch.float32 and batch["has_mv"].dtype == torch.bool
+    for i in range(3):
+        whole = flow.video_motion(files.path(i), how=how)
+        for view, times in enumerate(data.times(i, 0, 10)):
+            box = data.box(i, 0, view, 64, 80)
+            mv, there = video.crop_motion(*(part[times] for part in whole), box, (32, 32), (3, 3))
+            torch.testing.assert_close(batch["mv"][i, view], mv)
+            assert torch.equal(batch["has_mv"][i, view], there)
+            assert there[times > 0].all() and not there[times == 0].any()
+
+
+def test_units_are_pixels_of_the_clip(files):
+    "The middle square of 64 pixels, at half its size: half as many pixels."
+    options = dict(train=False, mode="uniform", views=1)
+    batch, data = loaded(files, motion="dis", **options)
+    seen = batch["mv"][:, 0, 1:, :, 1:-1, 1:-1].mean((1, 3, 4))
+    wanted = torch.tensor([[2.0, 1.0], [-1.0, 0.0], [0.0, -2.0]]) / 2
+    assert (seen - wanted).abs().max() < 0.15
+
+
+def test_the_clip_itself_is_the_same(files):
+    plain, _ = loaded(files)
+    for how in ("vectors", "dis"):
+        assert torch.equal(loaded(files, motion=how)[0]["clip"], plain["clip"])
+    together = dict(same_time=True, scale=(0.5, 1.0))
+    assert torch.equal(
+        loaded(files, motion="dis", **together)[0]["clip"], loaded(files, **together)[0]["clip"]
+    )
+
+
+@pytest.mark.parametrize("kind", ["memory", "disk"])
+@pytest.mark.parametrize("grid", [None, 5])
+def test_cached_flow_is_that_of_the_files(files, cache, kind, grid):
+    options = dict(motion="dis", motion_grid=grid)
+    for epoch in range(2):
+        direct, _ = loaded(files, epoch, **options)
+        kept, _ = loaded(files, epoch, cache=kind, **options)
+        torch.testing.assert_close(kept["mv"], direct["mv"])
+        assert torch.equal(kept["has_mv"], direct["has_mv"])
+
+
+def test_caches_of_different_motion_do_not_mix(files, cache):
+    found = {}
+    files = files.subset([0])
+    for how in (False, "vectors", "dis", "tvl1"):
+        found[how] = loaded(files, cache="disk", motion=how)[0].get("mv")
+    assert found[False] is None and len(list((cache / "clips").glob("*/index.json"))) == 4
+    assert not torch.equal(found["dis"], found["tvl1"]) and not torch.equal(found["dis"], found["vectors"])
+    again = loaded(files, cache="disk", motion="dis")[0]["mv"]
+    assert torch.equal(again, found["dis"])
+
+
+def test_workers_read_the_same(files):
+    alone, helped = (loaded(files, workers=workers, motion="dis")[0] for workers in (0, 2))
+    assert torch.equal(alone["mv"], helped["mv"])
+
+
+def test_several_crops_of_a_test_clip(files):
+    options = dict(train=False, mode="uniform", views=6, crops=3, motion="dis")
+    batch, data = loaded(files, **options)
+    whole = flow.video_motion(files.path(0), how="dis")
+    for view, times in enumerate(data.times(0, 0, 10)):
+        box = data.box(0, 0, view, 64, 80)
+        mv, _ = video.crop_motion(*(part[times] for part in whole), box, (32, 32), (4, 4))
+        torch.testing.assert_close(batch["mv"][0, view], mv)
+
+
+def test_drawn_videos_have_the_flow_of_their_frames(cache, monkeypatch):
+    "Computed once for each video, kept, and cut as files are."
+    index = datasets.load("puppets-s", "train", seed=3, videos=3)
+    calls = []
+    real = flow.frames_motion
+    monkeypatch.setattr(flow, "frames_motion", lambda *a: calls.append(1) or real(*a))
+    batch, data = loaded(index, motion="dis", motion_grid=12)
+    assert len(calls) == 3
+    again, _ = loaded(index, motion="dis", motion_grid=12)
+    assert len(calls) == 3 and torch.equal(again["mv"], batch["mv"])
+    for i in range(3):
+        whole = real(index.drawing.video(i)[0], "dis")
+        for view, times in enumerate(data.times(i, 0, puppets.FRAMES)):
+            box = data.box(i, 0, view, puppets.SIZE, puppets.SIZE)
+            mv, there = video.crop_motion(*(part[times] for part in whole), box, (32, 32), (12, 12))
+            torch.testing.assert_close(batch["mv"][i, view], mv)
+            assert torch.equal(batch["has_mv"][i, view], there)
+
+
+def test_hashes(files):
+    "True is vectors, as before; each flow is another data set."
+    old = ClipDataset(files, **CLIP, motion=True)
+    assert old.motion == "vectors" and old.hash == ClipDataset(files, **CLIP, motion="vectors").hash
+    kinds = [ClipDataset(files, **CLIP, motion=how).hash for how in (False, True, "tvl1", "dis")]
+    assert len(set(kinds)) == 4
+
+
+def test_motion_that_there_is_not(files, tmp_path, monkeypatch):
+    with pytest.raises(
+        ValueError, match="motion 'tvl1-torch' is not known: use False, vectors, tvl1, dis, raft"
+    ):
+        ClipDataset(files, **CLIP, motion="tvl1-torch")
+    monkeypatch.setenv("MVNB_WEIGHTS_RAFT_SMALL", str(tmp_path / "none.pth"))
+    with pytest.raises(FileNotFoundError, match="none.pth: no such file of weights"):
+        ClipDataset(files, **CLIP, motion="raft")
+
+
+def test_raft_in_the_loader(files, cache, tmp_path, monkeypatch):
+    "With weights of a file, here random ones; from the cache within rounding."
+    torch.manual_seed(0)
+    torch.save(raft_small(weights=None).state_dict(), tmp_path / "raft.pth")
+    monkeypatch.setenv("MVNB_WEIGHTS_RAFT_SMALL", str(tmp_path / "raft.pth"))
+    monkeypatch.setitem(flow.RAFT, "updates", 1)
+    options = dict(motion="raft", length=2, views=1)
+    direct, kept = (loaded(files, **options, **more)[0] for more in ({}, dict(cache="memory")))
+    assert direct["mv"].abs().max() > 0
+    torch.testing.assert_close(kept["mv"], direct["mv"], atol=1e-3, rtol=1e-3)
+
+
+def test_files_without_vectors_have_flow(tmp_path):
+    "An intra-only file: vectors are refused, flow is not."
+    path = tmp_path / "intra.mp4"
+    video.write_video(path, shifted(2, 1, 8), options=dict(g=1, crf=10))
+    index = datasets.Index("files", "train", tmp_path, [path.name], np.zeros(1, int), ("a",))
+    with pytest.raises(video.NoMotionVectors, match="optical flow"):
+        ClipDataset(index, **CLIP, motion="vectors").read(0)
+    assert ClipDataset(index, **CLIP, motion="dis").read(0)["has_mv"].any()
+
+
+# ---------------------------------------------------------------- MGM
+
+TINY = dict(backbone="vit_tiny", width=24, depth=2, heads=2, decoder_depth=1, seed=5)
+PLAIN = dict(gray=0.0, p_jitter=0.0, blur=0.0, flip=0.0)
+
+
+def test_guidance_reaches_the_loader():
+    assert MGM(**TINY, motion_grid=12).clip_options == dict(motion=True, motion_grid=12)
+    for how in flow.SOURCES:
+        assert MGM(**TINY, guidance=how).clip_options == dict(motion=how, motion_grid=None)
+    assert MGM(mask="tube", **TINY, guidance="dis").clip_options == {}
+    with pytest.raises(ValueError, match="guidance 'flow' is not known to MGM: choose one of vectors"):
+        methods.build("mgm", **TINY, guidance="flow")
+
+
+def test_a_flip_takes_the_flow_s_mask_along(files):
+    batch, _ = loaded(files, motion="dis", views=1)
+    batch |= dict(epoch=0, step=0)
+    _, mask = MGM(**TINY, photometric=PLAIN, guidance="dis").inputs_of(batch)
+    _, mirrored = MGM(**TINY, photometric=PLAIN | dict(flip=1.0), guidance="dis").inputs_of(batch)
+    assert mirrored.equal(mask.flip(-1))
+
+
+def test_the_mask_follows_the_flow():
+    "A small square in a still scene: in every tubelet what the flow finds is hidden."
+    scene, patch = texture(96, 96, 1) // 3, texture(24, 24, 2)
+    frames = np.stack([scene] * 17)
+    for t in range(17):
+        frames[t, 20:44, 4 + 3 * t : 28 + 3 * t] = patch
+    mv, there = (part[1:][None, None] for part in flow.frames_motion(frames, "dis"))
+    clip = torch.from_numpy(frames[1:]).permute(3, 0, 1, 2)[None, None]
+    batch = dict(clip=clip, mv=mv, has_mv=there, index=torch.arange(1), epoch=0, step=0)
+    hidden = MGM(**TINY, ratio=0.4, jitter=0.0, photometric=PLAIN, guidance="dis").hide(batch)[0]
+    for tubelet in range(8):
+        middle_column = (16 + 3 * (2 * tubelet + 1)) // 8
+        assert hidden[tubelet, 3:5, middle_column].all()
+
+
+def test_pretraining_by_flow_is_the_same_alone_and_helped(files, tmp_path):
+    plan = Schedule(epochs=9, batch_size=3, optimizer="adamw", lr=1e-3, max_steps=3)
+    weights = []
+    for name, workers in (("alone", 0), ("helped", 2)):
+        method = MGM(**TINY, guidance="dis", motion_grid=4)
+        data = ClipDataset(files, **CLIP | dict(views=1), **method.clip_options)
+        options = dict(seed=0, device="cpu", progress=False, tensorboard=False, workers=workers)
+        fit(method, data, plan, folder=tmp_path / name, **options)
+        weights.append(method.state_dict())
+    for one, other in zip(*(state.values() for state in weights)):
+        assert one.equal(other)
 
 
 # ---------------------------------------------------------------- with a GPU
