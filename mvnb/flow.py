@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['TVL1', 'PRESETS', 'DIS', 'RAFT', 'FLOWS', 'SIDE', 'SOURCES', 'as_frames', 'raft_weights', 'raft', 'between', 'flow',
-           'on_grid', 'frames_motion', 'video_motion', 'described']
+           'on_grid', 'frames_motion', 'video_motion', 'RaftWeights', 'described']
 
 # %% ../nbs/motion/11_flow.ipynb #11f00002
 import functools
 import hashlib
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -433,6 +434,21 @@ def _digest(path: str, modified: int) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:8]
 
 
+@dataclass(frozen=True)
+class RaftWeights:
+    "RAFT's weights as something that a run needs besides videos, see `mvnb.methods.inputs`."
+
+    def check(self, index):
+        "Raises FileNotFoundError where the file is missing, whatever the videos."
+        raft_weights()
+
+    @property
+    def hash(self) -> str:  # 8 hexadecimal digits
+        "Tells one file of weights from another. Raises as `raft_weights`."
+        path = raft_weights()
+        return _digest(str(path), path.stat().st_mtime_ns)
+
+
 def described(
     how: str,  # one of SOURCES
 ) -> str:  # such as "dis, preset medium, short side 112"
@@ -442,6 +458,5 @@ def described(
     options = {"tvl1": TVL1, "dis": DIS, "raft": dict(updates=RAFT["updates"])}[how]
     parts = [how, *(f"{name} {value}" for name, value in options.items()), f"short side {SIDE}"]
     if how == "raft":
-        path = raft_weights()
-        parts.append(f"weights {_digest(str(path), path.stat().st_mtime_ns)}")
+        parts.append(f"weights {RaftWeights().hash}")
     return ", ".join(parts)

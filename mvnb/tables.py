@@ -105,12 +105,18 @@ def runs_on(self: Row, column: Column) -> bool:
 
 
 @patch
+def options(self: Row, profile: recipes.Profile) -> Options:
+    "Options of the method at a profile."
+    return self.params if profile.name in recipes.PUBLISHED else self.params | self.small
+
+
+@patch
 def pretraining(
     self: Row, profile: recipes.Profile, data: str, family: str, seed: int = 0, **params
 ) -> Recipe:
     "What this row pretrains; `params` of the method go over the row's."
     published = profile.name in recipes.PUBLISHED
-    given = self.params | (Options() if published else self.small) | params
+    given = self.options(profile) | params
     recipe = recipes.pretraining(profile, self.method, data, self.family or family, seed, **given)
     if not published:
         recipe = recipes.shortened(recipe, self.share)
@@ -368,7 +374,7 @@ def start_trouble(
             models.supervised_weights(profile.backbones[family])
             return ""
         index = recipes.training_data(profile, data).load()
-        for needed in methods.inputs(row.method, row.params).values():
+        for needed in methods.inputs(row.method, row.options(profile)).values():
             needed.check(index)
     except (OSError, ValueError) as e:
         return str(e)

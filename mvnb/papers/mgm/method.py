@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ...augment import Photometric, flip, on_chosen
 from ...clips import MOTION
+from ...flow import RaftWeights
 from ...methods import augmented, photometric_of, views_of
 from ...models import build
 from mvnb.tokens import (
@@ -102,6 +103,13 @@ def clip_options(self: MGM) -> dict:  # of `mvnb.clips.ClipDataset`
         return {}
     vectors = self.guidance == "vectors"
     return dict(motion=True if vectors else self.guidance, motion_grid=self.motion_grid)
+
+
+@patch(cls_method=True)
+def inputs(cls: MGM, params: dict) -> dict:  # what → input, see `mvnb.methods.inputs`
+    "RAFT's weights, where the mask follows its flow."
+    guided = token_kind(params.get("mask", "mgm")).guided
+    return {"weights of RAFT": RaftWeights()} if guided and params.get("guidance") == "raft" else {}
 
 
 @patch(cls_method=True)
