@@ -365,7 +365,7 @@ def _cached_side(dataset):
         pairs = (dataset.test_resize,) if dataset.test_resize else ()
     return max(height for _, height in pairs) if pairs else round(1.3 * dataset.size)
 
-# %% ../nbs/clips/04_clips.ipynb #00c1e38f
+# %% ../nbs/clips/04_clips.ipynb #fd110005
 MOTION = ("vectors", "tvl1", "dis", "raft")  # sources of motion: read from the file, or optical flow
 
 
@@ -373,7 +373,7 @@ def _flow():
     "The room of optical flow. It stands above this one, so it is opened only where flow is asked for."
     return importlib.import_module("mvnb.flow")
 
-
+# %% ../nbs/clips/04_clips.ipynb #00c1e38f
 @dataclass(eq=False, repr=False)
 class ClipDataset:
     "Clips of an index of videos: the frames and the crop of each sample in each epoch. Raises ValueError."

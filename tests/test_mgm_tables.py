@@ -64,7 +64,7 @@ def test_table_3_tests_another_domain():
 
 def test_table_4_varies_one_thing():
     for profile in ("demo", "paper"):
-            same = {"4a": "ViT-B", "4b": "motion vector", "4c": "yes", "4e": "MGM (Dense)"}
+        same = {"4a": "ViT-B", "4b": "motion vector", "4c": "yes", "4e": "MGM (Dense)"}
         found = {plan(n, profile).cells[row, "SSv2", 0] for n, row in same.items()}
         assert len(found) == 1
     assert found.pop().parent.schedule.epochs == 200

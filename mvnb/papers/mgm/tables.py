@@ -215,7 +215,7 @@ def ablation(number: str, title: str, what: str, **more) -> Definition:
     named = dict(number=number, title=title, notebook=f"mgm_table{number}_{what}")
     return define(Definition(**FINETUNED | named | more))
 
-# %% ../../../nbs/papers/mgm/3_tables.ipynb #36ab0019
+# %% ../../../nbs/papers/mgm/3_tables.ipynb #fd110203
 TABLE4A = ablation(
     "4a",
     "Backbone",
@@ -245,6 +245,8 @@ TABLE4B = ablation(
     ),
     claims=(Claim("motion vectors beat optical flow", "SSv2", ("motion vector",), ("optical flow",)),),
 )
+
+# %% ../../../nbs/papers/mgm/3_tables.ipynb #36ab0019
 TABLE4C = ablation(
     "4c",
     "Jitter of the rectangle",
