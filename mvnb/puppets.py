@@ -21,6 +21,7 @@ import os
 import shutil
 import tempfile
 import zipfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -1269,12 +1270,14 @@ def _opened(folder):
 # %% ../nbs/clips/02_puppets.ipynb #fa89e5b1
 def kept(
     drawing: Drawing,
-    size: int | str | None,  # side of a frame, pixels; None: boxes instead of frames; "motion": vectors
+    size: int | str | None,  # side of a frame, pixels; None: boxes instead of frames; "motion": vectors;
+    # another text: the name of what `make` gives
     times: tuple | None = None,  # which frames; None: all
     gray: bool = False,  # one channel instead of three
     progress: bool = True,  # show a bar
+    make: Callable | None = None,  # from a video's frames, uint8 [FRAMES,SIZE,SIZE,3], an array to keep
 ) -> np.ndarray:  # uint8 [videos,T,size,size,C]; boxes float32 [videos,FRAMES,4]; as `motion`; read-only
-    "What a drawing's `draw`, `boxes` or `motion` give: made on first use, verified when opened."
+    "What a drawing's `draw`, `boxes`, `motion` or `make` give: made on first use, verified when opened."
     times = None if times is None else [int(t) for t in times]
     what = dict(content=drawing.content, size=size, times=times, gray=gray)
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
@@ -1283,7 +1286,9 @@ def kept(
     with FileLock(folder.with_name(f".{folder.name}.lock")):
         if (found := _opened(folder)) is not None:
             return found
-        if size is None:
+        if make is not None:
+            array = np.stack(list(_each(drawing, lambda i: make(drawing.video(i)[0]), progress)))
+        elif size is None:
             array = drawing.boxes(progress)
         elif size == "motion":
             array = drawing.motion(progress)

@@ -81,6 +81,7 @@ class Row:
     long: bool = False  # the profile's long clips, in pretraining and test
     own: bool = False  # pretrained on each column's own data
     labels: bool = False  # after the pretraining, trained with the labels of the same data
+    small: Options = Options()  # of the method in small profiles, over `params`
     share: float = 1.0  # small profiles: of the pretraining's length; published ones say epochs in `changes`
     videos: float = 1.0  # drawn puppets: share of the pretraining's videos
     columns: tuple | None = None  # keys of the columns that it is run on; None: all
@@ -104,13 +105,19 @@ def runs_on(self: Row, column: Column) -> bool:
 
 
 @patch
+def options(self: Row, profile: recipes.Profile) -> Options:
+    "Options of the method at a profile."
+    return self.params if profile.name in recipes.PUBLISHED else self.params | self.small
+
+
+@patch
 def pretraining(
     self: Row, profile: recipes.Profile, data: str, family: str, seed: int = 0, **params
 ) -> Recipe:
     "What this row pretrains; `params` of the method go over the row's."
-    given = self.params | params
-    recipe = recipes.pretraining(profile, self.method, data, self.family or family, seed, **given)
     published = profile.name in recipes.PUBLISHED
+    given = self.options(profile) | params
+    recipe = recipes.pretraining(profile, self.method, data, self.family or family, seed, **given)
     if not published:
         recipe = recipes.shortened(recipe, self.share)
     recipe = recipes.on_fewer(recipe, self.videos)
@@ -365,7 +372,7 @@ def start_trouble(
             models.supervised_weights(profile.backbones[family])
             return ""
         index = recipes.training_data(profile, data).load()
-        for needed in methods.inputs(row.method, row.params).values():
+        for needed in methods.inputs(row.method, row.options(profile)).values():
             needed.check(index)
     except (OSError, ValueError) as e:
         return str(e)

@@ -2,9 +2,9 @@
 
 import pytest
 
-from mvnb import recipes, tables
+from mvnb import methods, recipes, tables
 
-NUMBERS = ("1", "2", "3", "4a", "4c", "4d", "4e")
+NUMBERS = ("1", "2", "3", "4a", "4b", "4c", "4d", "4e")
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +64,7 @@ def test_table_3_tests_another_domain():
 
 def test_table_4_varies_one_thing():
     for profile in ("demo", "paper"):
-        same = {"4a": "ViT-B", "4c": "yes", "4e": "MGM (Dense)"}
+        same = {"4a": "ViT-B", "4b": "motion vector", "4c": "yes", "4e": "MGM (Dense)"}
         found = {plan(n, profile).cells[row, "SSv2", 0] for n, row in same.items()}
         assert len(found) == 1
     assert found.pop().parent.schedule.epochs == 200
@@ -82,6 +82,30 @@ def test_table_4_varies_one_thing():
     assert {r.parent.params["mask"] for r in plan("4e").cells.values()} == {
         *("block", "tube", "smm", "smm_sparse", "mgm", "mgm_sparse")
     }
+
+
+def test_table_4b_s_flow_is_raft_s_only_in_the_paper_profile():
+    for profile, how in (("smoke", "dis"), ("demo", "dis"), ("paper", "raft")):
+        cells = plan("4b", profile).cells
+        flow, vectors = (cells[row, "SSv2", 0].parent for row in ("optical flow", "motion vector"))
+        assert flow.params == vectors.params | {"guidance": how}
+        assert "guidance" not in vectors.params
+        assert f"guidance {how}" in str(flow)
+
+
+def test_without_raft_s_weights_its_row_cannot_start(tmp_path, monkeypatch):
+    class Videos:
+        def load(self):
+            return None
+
+    monkeypatch.setenv("MVNB_WEIGHTS_RAFT_SMALL", str(tmp_path / "none.pth"))
+    monkeypatch.setattr(recipes, "training_data", lambda *a, **k: Videos())
+    flow, vectors = tables.table("mgm", "4b").definition.rows
+    for row, profile, trouble in ((flow, "paper", True), (vectors, "paper", False), (flow, "demo", False)):
+        why = tables.start_trouble(row, row.profile(profile, "mgm"), "ssv2", "vit")
+        assert ("no such file of weights" in why) == trouble, why
+    params = dict(guidance="raft")
+    assert methods.inputs("mgm", params) and not methods.inputs("mgm", params | dict(mask="tube"))
 
 
 @pytest.mark.parametrize("number", NUMBERS)

@@ -11,6 +11,8 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from ...augment import Photometric, flip, on_chosen
+from ...clips import MOTION
+from ...flow import RaftWeights
 from ...methods import augmented, photometric_of, views_of
 from ...models import build
 from mvnb.tokens import (
@@ -25,9 +27,11 @@ from mvnb.tokens import (
 from ...vit import MAE, ViT, grid_of
 
 # %% ../../../nbs/papers/mgm/1_method.ipynb #644fb912
-def _check_options(mask: str, jitter: float, reduce: str, motion_grid: int | None):
-    "Raises ValueError for a mask, jitter, reduction or grid that MGM does not have."
+def _check_options(mask: str, jitter: float, reduce: str, motion_grid: int | None, guidance: str):
+    "Raises ValueError for a mask, jitter, reduction, grid or guidance that MGM does not have."
     token_kind(mask)
+    if guidance not in MOTION:
+        raise ValueError(f"guidance {guidance!r} is not known to MGM: choose one of {', '.join(MOTION)}")
     if not jitter >= 0:
         raise ValueError(f"jitter is {jitter}: a number of patches on a grid of 14, 0 or more")
     if reduce not in REDUCE:
@@ -51,7 +55,7 @@ class MGM(nn.Module):
 
     views = 1
     family = "vit"  # of the backbone, where none is named
-    told = ("mask", "ratio", "jitter")
+    told = ("mask", "ratio", "jitter", "guidance")
 
     def __init__(
         self,
@@ -62,6 +66,7 @@ class MGM(nn.Module):
         jitter: float = 2.0,  # of the rectangle's sides, patches of a 14×14 grid; 0: none (Table 4c)
         reduce: str = "max",  # motion of a tubelet from that of its frames, one of `mvnb.tokens.REDUCE`
         motion_grid: int | None = None,  # rows and columns of the vectors; None: one for 8×8 pixels
+        guidance: str = "vectors",  # where the motion comes from, one of `mvnb.clips.MOTION` (Table 4b)
         decoder_depth: int = 4,  # blocks
         decoder_width: int | None = None,  # None: half the encoder's
         norm_pix: bool = True,  # guess normalised pixels, see `mvnb.vit.MAE`
@@ -70,12 +75,13 @@ class MGM(nn.Module):
         **more,  # of the backbone
     ):
         super().__init__()
-        _check_options(mask, jitter, reduce, motion_grid)
+        _check_options(mask, jitter, reduce, motion_grid, guidance)
         self.kind = mask
         self.ratio = check_ratio(token_kind(mask).ratio if ratio is None else ratio)
         self.jitter = jitter
         self.reduce = reduce
         self.motion_grid = motion_grid
+        self.guidance = guidance
         self.seed = seed
         self.photometric = photometric_of(photometric)
         with torch.random.fork_rng(devices=[]):
@@ -93,7 +99,17 @@ def backbone(self: MGM) -> ViT:
 @patch(as_prop=True)
 def clip_options(self: MGM) -> dict:  # of `mvnb.clips.ClipDataset`
     "What batches must hold besides clips."
-    return dict(motion=True, motion_grid=self.motion_grid) if token_kind(self.kind).guided else {}
+    if not token_kind(self.kind).guided:
+        return {}
+    vectors = self.guidance == "vectors"
+    return dict(motion=True if vectors else self.guidance, motion_grid=self.motion_grid)
+
+
+@patch(cls_method=True)
+def inputs(cls: MGM, params: dict) -> dict:  # what → input, see `mvnb.methods.inputs`
+    "RAFT's weights, where the mask follows its flow."
+    guided = token_kind(params.get("mask", "mgm")).guided
+    return {"weights of RAFT": RaftWeights()} if guided and params.get("guidance") == "raft" else {}
 
 
 @patch(cls_method=True)
@@ -106,7 +122,7 @@ def passes(cls: MGM, params: dict) -> float:
 
 @patch
 def moved(self: MGM, batch: dict) -> Tensor:  # float32 [B,T',rows,columns]
-    "Motion of each tubelet. Raises ValueError for a batch without motion vectors."
+    "Motion of each tubelet. Raises ValueError for a batch without motion."
     if "mv" not in batch:
         raise ValueError(
             f"mask={self.kind!r} needs motion in the batch: make the ClipDataset with **method.clip_options"
