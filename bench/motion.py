@@ -76,7 +76,7 @@ def run() -> list[dict]:
             kind, files = some_files(folder)
             wanted = requests(files)
             cost = flows(wanted[:: max(1, len(wanted) // CLIPS)][:CLIPS])
-            more = with_pictures(wanted)
+            more = with_pictures(wanted[::3])
         finally:
             del os.environ["MVNB_WEIGHTS_RAFT_SMALL"]
     what = f"{LENGTH} frames at stride {STRIDE}, flow at short side {flow.SIDE}, {kind}"
