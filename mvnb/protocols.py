@@ -54,8 +54,10 @@ _COUNTS = ("length", "stride", "size", "train_views", "views", "layers", "batch_
 _CHOICES = dict(precision=("32", "bf16"), average=("softmax", "logits"), pool=("mean", "max"))
 
 
-def _check_protocol(protocol) -> None:
-    "Raises ValueError for the first field whose value is impossible."
+def _settle(protocol) -> None:
+    "Makes tuples of its sequences. Raises ValueError for the first field whose value is impossible."
+    for name in ("scale", "ks", "scales", "randaugment"):
+        object.__setattr__(protocol, name, tuple(getattr(protocol, name)))
     for name in _COUNTS:
         value = getattr(protocol, name)
         if not isinstance(value, int) or value < 1:
@@ -68,6 +70,8 @@ def _check_protocol(protocol) -> None:
         value = getattr(protocol, name)
         if value not in allowed:
             raise ValueError(f"Protocol.{name} is {value!r}: use {' or '.join(map(repr, allowed))}")
+    if protocol.batch_norm and protocol.cached:
+        raise ValueError("Protocol has batch_norm and cached: a cached probe has no batches, leave one out")
     if protocol.C <= 0:
         raise ValueError(f"Protocol.C is {protocol.C!r}: use a number above 0")
     _check_regularisation(protocol)
@@ -104,6 +108,7 @@ class Protocol(Regularisation):
     dropout: float = 0.0  # before the linear layer, in [0, 1)
     layers: int = 1  # fully connected layers on the backbone, as wide as its feature, with ReLU between
     normalize: bool = False  # divide features by their L2 norm before the linear layer
+    batch_norm: bool = False  # normalise features over the batch, without weights, before the linear layer
     label_smoothing: float = 0.0  # of the cross entropy, in [0, 1)
     cached: bool = False  # linear probe on features that are extracted once
     C: float = 100.0  # cached probe: inverse strength of the L2 penalty
@@ -120,9 +125,7 @@ class Protocol(Regularisation):
     crops: int = 1  # squares along the longer side in which each test clip is seen; `views` counts them
 
     def __post_init__(self):
-        for name in ("scale", "ks", "scales", "randaugment"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        _check_protocol(self)
+        _settle(self)
 
 # %% ../nbs/learn/27_protocols.ipynb #f0449509
 def training_views(
@@ -275,9 +278,10 @@ def classifier_head(
     dim: int,  # channels of the backbone's feature
     num_classes: int,
     layers: int = 1,  # fully connected layers, 1 or more
+    batch_norm: bool = False,  # features are normalised over the batch before them, without weights
 ) -> nn.Module:  # [B,dim] -> [B,num_classes]
     "Fully connected layers; all but the last keep the width `dim` and are followed by a ReLU."
-    hidden = []
+    hidden = [nn.BatchNorm1d(dim, eps=1e-6, affine=False)] if batch_norm else []
     for _ in range(layers - 1):
         hidden += [nn.Linear(dim, dim), nn.ReLU()]
     last = nn.Linear(dim, num_classes)
@@ -300,6 +304,7 @@ class Classifier(nn.Module):
         views: int = 1,  # clips per training video
         seed: int = 0,  # of the head and the augmentation
         layers: int = 1,  # fully connected layers, see `classifier_head`
+        batch_norm: bool = False,  # before them, see `classifier_head`
         regularisation: Regularisation = Regularisation(),  # more augmentation, and mixing, in training
     ):
         super().__init__()
@@ -317,12 +322,11 @@ class Classifier(nn.Module):
         self.loss = nn.CrossEntropyLoss(label_smoothing=0.0 if self.mix else label_smoothing)
         with torch.random.fork_rng([]):
             torch.manual_seed(seed)
-            self.head = classifier_head(backbone.dim, num_classes, layers)
+            self.head = classifier_head(backbone.dim, num_classes, layers, batch_norm)
 
     def train(self, mode: bool = True):
         super().train(mode)
-        if self.frozen:
-            self.backbone.eval()
+        self.backbone.train(mode and not self.frozen)
         return self
 
 # %% ../nbs/learn/27_protocols.ipynb #48084c7c
@@ -492,6 +496,7 @@ def _new_classifier(backbone, train, protocol: Protocol, seed: int, frozen: bool
         views=train.views,
         seed=seed,
         layers=protocol.layers,
+        batch_norm=protocol.batch_norm,
         regularisation=protocol,
     )
 

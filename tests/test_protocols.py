@@ -20,6 +20,7 @@ from mvnb.protocols import (
     Classifier,
     ClipFeature,
     Protocol,
+    classifier_head,
     evaluate,
     extract,
     finetune,
@@ -853,3 +854,20 @@ def test_drop_path_needs_blocks_that_can_be_skipped():
 def test_impossible_regularisation_is_refused(bad, match):
     with pytest.raises(ValueError, match=match):
         Protocol(**bad)
+
+
+def test_a_probe_that_normalises_over_the_batch():
+    "Features of any scale train alike; a test clip's score does not depend on its batch; nothing is learnt."
+    torch.manual_seed(0)
+    head = classifier_head(6, 3, batch_norm=True)
+    assert [name for name, _ in head.named_parameters()] == ["1.weight", "1.bias"]
+    features = torch.randn(64, 6)
+    scaled = 1000 * features + 7
+    torch.testing.assert_close(head.train()(features), head.train()(scaled), atol=1e-4, rtol=1e-4)
+    for _ in range(200):
+        head(scaled)
+    alone = head.eval()(scaled[:1])
+    torch.testing.assert_close(alone, head(scaled)[:1])
+    torch.testing.assert_close(head(scaled), head.train()(scaled), atol=0.05, rtol=0.05)
+    with pytest.raises(ValueError, match="batch_norm"):
+        Protocol(cached=True, batch_norm=True)

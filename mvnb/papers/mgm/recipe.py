@@ -55,7 +55,7 @@ PAPER = Profile(
     finetune_photometric=_FLIPPED,
     test_views=15,
     linear=Schedule(epochs=100, batch_size=128, lr=0.05, weight_decay=0.0, precision="bf16"),
-    probing=Options(),
+    probing=Options(batch_norm=True),
     sets={
         "ssv2": _SSV2,
         "ucf101": _tuned(5e-4, 100, 0.75, 0.2, 0),
@@ -129,6 +129,7 @@ SOURCES = [
     (Source("ours", "patches of 14; the paper gives no number"), ["method.jitter"]),
     (Source("ours", "half precision with the range of float32; VideoMAE's is fp16"), ["*.precision"]),
     (Source("ours", "the paper says nothing; SGD, as MAE's probe without its large batch"), ["linear.*"]),
+    (Source("released", "MAE's probe: features are normalised over the batch"), ["probing.batch_norm"]),
     (Source("ours", "one rate for the probe's only layer"), ["pretrain.layer_decay", "linear.layer_decay"]),
     (Source("ours", "not used: multi-scale crops take its place"), ["*pretrain_clips.scale"]),
     (Source("ours", "not used: crops are a random share of the frame"), ["*finetune_clips.scales"]),
