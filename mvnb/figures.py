@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['READERS', 'OVER_VIDEOS', 'MAPS', 'READ', 'MOST', 'Definition', 'definitions', 'Videos', 'Plan', 'Figure', 'figure',
-           'Drawing', 'printed', 'test_clips', 'truth_of', 'spread_over_classes', 'first_of_each', 'Judged', 'means_of',
-           'seen_by_all', 'judge_claim', 'classifier_of', 'readout', 'look', 'Maps']
+           'Drawing', 'printed', 'test_clips', 'truth_of', 'spread_over_classes', 'first_of_each', 'mean_error',
+           'Judged', 'means_of', 'seen_by_all', 'judge_claim', 'classifier_of', 'readout', 'look', 'Maps']
 
 # %% ../nbs/results/35_figures.ipynb #20fa12a4
 import math
@@ -360,6 +360,18 @@ def spread_over_classes(index, most: int):
 def first_of_each(labels, count: int) -> list:  # positions
     "The first video of each of the first classes: examples that nobody chose."
     return [int(np.flatnonzero(labels == c)[0]) for c in np.unique(labels)[:count]]
+
+# %% ../nbs/results/35_figures.ipynb #c92c9b66
+def mean_error(
+    values: np.ndarray,  # float [videos]; those that are not finite are left out
+) -> str:  # such as "81.2 ± 1.3"; a dash where there is none
+    "Mean ± standard error over videos."
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return "—"
+    if len(values) == 1:
+        return f"{values[0]:.1f}"
+    return f"{values.mean():.1f} ± {values.std(ddof=1) / len(values) ** 0.5:.1f}"
 
 # %% ../nbs/results/35_figures.ipynb #5c1c079f
 @dataclass

@@ -630,8 +630,7 @@ def linear_probe(
     workers: int = 0,  # loader processes
     progress: bool = True,  # show bars
     fingerprint: str | None = None,  # the caller's mark for the checkpoint
-    others: dict
-    | None = None,  # cached: test name -> (training Index, test Index, backbone) of further heads
+    others: dict | None = None,  # cached: further heads, test name -> (training Index, test Index, backbone)
     **options,  # of train.fit, such as checkpoint_every
 ) -> Results:  # {test: {"top1", "top5", "n", "failed", "confusion"}}
     """Trains a head on the frozen backbone, then tests it (FAME: features L2-normalised; MAC: three layers).

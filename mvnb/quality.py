@@ -53,6 +53,12 @@ def all_masks() -> dict:  # name -> Mask
     return papers.gather("MASKS") | OWN
 
 # %% ../nbs/motion/14_quality.ipynb #10d09053
+def _shot(name, camera, index, seed):
+    "All frames of a film, and where its puppet is."
+    acts = puppets.CLASSES[name]
+    return puppets.render(name, acts[index % len(acts)], seed=[seed, 1000 + index], camera=camera)
+
+
 def film(
     name: str,  # one of puppets.NAMES
     camera: str,  # one of puppets.CAMERAS
@@ -60,9 +66,7 @@ def film(
     seed: int = 0,  # another seed, other actors and scenes
 ) -> tuple[Tensor, Tensor]:  # clip uint8 [3,16,96,96], truth bool [16,96,96]
     "One puppet under a camera: frames 4 to 34 of its video, with stride 2."
-    acts = puppets.CLASSES[name]
-    act = acts[index % len(acts)]
-    frames, truth = puppets.render(name, act, seed=[seed, 1000 + index], camera=camera)
+    frames, truth = _shot(name, camera, index, seed)
     clip = torch.from_numpy(frames[4:36:2]).permute(3, 0, 1, 2).contiguous()
     return clip, torch.from_numpy(truth[4:36:2])
 
@@ -256,11 +260,9 @@ def filmed_vectors(
     seed: int = 0,
 ) -> tuple:  # field float32 [count,16,2,12,12], known bool [count,16,12,12], truth bool [count,16,96,96]
     "Motion vectors of the first films of a set, in pixels per frame, as in their files; and the actor."
-    acts = puppets.CLASSES[name]
     found, truths = [], []
     for index in range(count):
-        act = acts[index % len(acts)]
-        frames, truth = puppets.render(name, act, seed=[seed, 1000 + index], camera=camera)
+        frames, truth = _shot(name, camera, index, seed)
         found.append(puppets.vectors(name, frames)[4:36:2])
         truths.append(truth[4:36:2])
     found = torch.from_numpy(np.stack(found))

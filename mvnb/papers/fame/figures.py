@@ -8,7 +8,6 @@ __all__ = ['VARIANTS', 'FIGURES', 'coverage', 'Masks', 'Looks']
 # %% ../../../nbs/papers/fame/4_figures.ipynb #1ac6c848
 import math
 
-import numpy as np
 import pandas as pd
 import torch
 from fastcore.basics import patch
@@ -27,6 +26,7 @@ from mvnb.figures import (
     Plan,
     first_of_each,
     judge_claim,
+    mean_error,
     spread_over_classes,
     test_clips,
     truth_of,
@@ -159,16 +159,6 @@ _METRICS = {
 }
 
 
-def _mean_error(values: np.ndarray) -> str:  # of one value per video
-    "Mean ± standard error over videos."
-    values = values[np.isfinite(values)]
-    if not len(values):
-        return "—"
-    if len(values) == 1:
-        return f"{values[0]:.1f}"
-    return f"{values.mean():.1f} ± {values.std(ddof=1) / len(values) ** 0.5:.1f}"
-
-
 @patch(as_prop=True)
 def frame(self: Masks) -> pd.DataFrame:
     "Mean ± standard error over videos."
@@ -176,7 +166,7 @@ def frame(self: Masks) -> pd.DataFrame:
     for metric, (heading, scale) in _METRICS.items():
         if metric in self.numbers:
             values = self.numbers[metric]
-            columns[heading] = {title: _mean_error(scale * values[v]) for v, title in VARIANTS.items()}
+            columns[heading] = {title: mean_error(scale * values[v]) for v, title in VARIANTS.items()}
     return pd.DataFrame(columns).rename_axis("mask")
 
 

@@ -23,6 +23,7 @@ from mvnb.figures import (
     Plan,
     first_of_each,
     judge_claim,
+    mean_error,
     spread_over_classes,
     test_clips,
     truth_of,
@@ -136,14 +137,6 @@ def masks_figure(self: Hidden, most: int = 8):  # -> matplotlib Figure
 _HEADINGS = {"actor": "hidden of the actor, %", "motion": "hidden of the motion, %"}
 
 
-def _mean_error(values: np.ndarray) -> str:  # of one value per video
-    "Mean ± standard error over videos."
-    values = values[np.isfinite(values)]
-    if len(values) < 2:
-        return "—" if not len(values) else f"{values[0]:.1f}"
-    return f"{values.mean():.1f} ± {values.std(ddof=1) / len(values) ** 0.5:.1f}"
-
-
 @patch(as_prop=True)
 def frame(self: Hidden) -> pd.DataFrame:
     "What each mask hides: mean ± standard error over videos."
@@ -152,7 +145,7 @@ def frame(self: Hidden) -> pd.DataFrame:
         found = {name: self.numbers.get((region, name)) for name in tokens.TOKENS}
         if found["mgm"] is not None:
             columns[heading] = {
-                tokens.TOKENS[name].label: _mean_error(100 * values) for name, values in found.items()
+                tokens.TOKENS[name].label: mean_error(100 * values) for name, values in found.items()
             }
     return pd.DataFrame(columns).rename_axis("mask")
 
