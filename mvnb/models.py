@@ -499,13 +499,15 @@ def save_weights(
     model: nn.Module,  # what to save
     path: str | Path,  # ends in .safetensors; its folder is made if need be
     meta: dict | None = None,  # origin, as JSON can hold it: recipe, data, result
+    without: str = "",  # names that begin so are left out
 ) -> Path:  # the file
     "Save all parameters and buffers with their origin, atomically. Raises WeightsError for another suffix."
     path = Path(path)
     if path.suffix != ".safetensors":
         raise WeightsError(f"{path}: weights are saved as .safetensors; choose a name that ends so")
     path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
+    kept = {k: v for k, v in model.state_dict().items() if not without or not k.startswith(without)}
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in kept.items()}
     header = {"meta": json.dumps(meta or {}, sort_keys=True)}
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

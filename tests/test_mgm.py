@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from mvnb import clips, datasets, methods, tokens
+from safetensors import safe_open
+
+from mvnb import clips, datasets, methods, models, recipes, runs, tokens
 from mvnb.augment import MEAN, STD
 from mvnb.clips import ClipDataset
 from mvnb.papers.mgm.method import MGM
@@ -273,3 +275,29 @@ def test_a_step_on_the_gpu_in_bf16_and_compiled():
         loss = compiled(clip, mask, count).loss
     loss.backward()
     assert loss.item() == pytest.approx(expected, rel=2e-2)
+
+
+def test_a_stored_pretraining_keeps_its_decoder(puppets_root, tmp_path, monkeypatch):
+    "The method that comes back guesses as the trained one did: its loss on a batch is the last checkpoint's."
+    monkeypatch.setenv("MVNB_PATHS_RUNS", str(tmp_path / "runs"))
+    recipe = recipes.pretraining(recipes.profile("smoke", "mgm"), "mgm", "puppets-s", "vit", 0, mask="tube")
+    made = {}
+    build = methods.build
+
+    def noted(*args, **options):
+        made["method"] = build(*args, **options)
+        return made["method"]
+
+    monkeypatch.setattr(methods, "build", noted)
+    result = runs.ensure(recipe, "cpu", 0, progress=False)
+    trained = made["method"]
+    again = runs.trained(result)
+    assert again is not trained and not again.training
+    for name, value in trained.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], value, rtol=0, atol=0)
+    assert not any(
+        key.startswith("backbone.") for key in safe_open(result.folder / runs.DECODER, "pt").keys()
+    )
+    (result.folder / runs.DECODER).unlink()
+    with pytest.raises(models.WeightsError, match="decoder was not kept"):
+        runs.trained(result)

@@ -97,6 +97,12 @@ def backbone(self: MGM) -> ViT:
 
 
 @patch(as_prop=True)
+def autoencoder(self: MGM) -> MAE:
+    "The encoder with its decoder."
+    return self.mae
+
+# %% ../../../nbs/papers/mgm/1_method.ipynb #be7df357
+@patch(as_prop=True)
 def clip_options(self: MGM) -> dict:  # of `mvnb.clips.ClipDataset`
     "What batches must hold besides clips."
     if not token_kind(self.kind).guided:
