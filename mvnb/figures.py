@@ -285,20 +285,6 @@ class Drawing:
         name = f"{self.plan.stem}_{what}" if what else self.plan.stem
         return save_picture(figure, self.folder / f"{name}.png")
 
-    def right(
-        self,
-        protocol: str,  # one of the figure's protocols
-        row: str,  # key
-        test: str,  # name of a test set
-    ) -> np.ndarray:  # float [seeds,videos], 1 where the first guess was the class, else 0
-        """Which test videos were right, in the order of their paths. Raises KeyError for a run that the
-        figure does not have, FileNotFoundError for another test set."""
-        found = []
-        for seed in self.plan.seeds:
-            folder = self.results[protocol, row, seed].folder
-            found.append((ranks_of(folder / "predictions" / f"{test}.csv") == 0).astype(float))
-        return np.array(found)
-
     def _repr_html_(self) -> str:
         named = bool(self.frame.index.name)
         return self.frame.to_html(index=named, border=0) + paragraphs(self.provenance)
@@ -307,6 +293,34 @@ class Drawing:
         return markdown(self.frame) + "\n\n" + "\n".join(self.provenance)
 
     __repr__ = __str__
+
+# %% ../nbs/results/35_figures.ipynb #5c90f3e3
+@patch
+def right(
+    self: Drawing,
+    protocol: str,  # one of the figure's protocols
+    row: str,  # key
+    test: str,  # name of a test set
+) -> np.ndarray:  # float [seeds,videos], 1 where the first guess was the class, else 0
+    """Which test videos were right, in the order of their paths. Raises KeyError for a run that the
+    figure does not have, FileNotFoundError for another test set."""
+    found = []
+    for seed in self.plan.seeds:
+        folder = self.results[protocol, row, seed].folder
+        found.append((ranks_of(folder / "predictions" / f"{test}.csv") == 0).astype(float))
+    return np.array(found)
+
+
+@patch
+def top1(
+    self: Drawing,
+    protocol: str,  # one of the figure's protocols
+    row: str,  # key
+    test: str,  # name of a test set
+) -> np.ndarray:  # float64 [seeds], %
+    "Top-1 accuracy, seed by seed. Raises KeyError for a run or test that there is not."
+    results = [self.results[protocol, row, seed] for seed in self.plan.seeds]
+    return np.array([result.metrics[test]["top1"] for result in results])
 
 # %% ../nbs/results/35_figures.ipynb #52e7bcca
 def printed(

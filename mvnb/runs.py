@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['RESULT', 'WEIGHTS', 'DECODER', 'OFFICIAL_COUNTS', 'CLASSES', 'WORK', 'STARTED', 'GUESSED_RATE', 'Result', 'Damaged',
            'manifests', 'Status', 'status', 'find', 'load', 'stored', 'commit', 'describe_device', 'watched', 'say',
-           'bars', 'Job', 'pinned', 'ensure', 'trained', 'Failed', 'together', 'Estimate', 'basis_of', 'estimate',
-           'span']
+           'bars', 'Job', 'built', 'pinned', 'ensure', 'trained', 'Failed', 'together', 'Estimate', 'basis_of',
+           'estimate', 'span']
 
 # %% ../nbs/results/31_runs.ipynb #94110b6b
 import contextlib
@@ -467,8 +467,10 @@ def _schedule(recipe: Recipe, world: int):
     return replace(recipe.schedule, batch_size=each)
 
 # %% ../nbs/results/31_runs.ipynb #f871acec
-def _built(recipe: Recipe):
-    "The method of a pretraining."
+def built(
+    recipe: Recipe,  # of a pretraining
+):  # the method, a `torch.nn.Module`
+    "The method of a pretraining, untrained."
     photometric = Photometric(**recipe.photometric)
     options = dict(backbone=recipe.backbone, seed=recipe.seed, photometric=photometric)
     return methods.build(recipe.method, **options, **recipe.params, **recipe.model)
@@ -492,7 +494,7 @@ def _summary(done) -> dict:
 def _pretrain(recipe: Recipe, job: Job) -> tuple[dict, dict]:
     "Metrics of a pretraining, and what else to record."
     torch.manual_seed(recipe.seed)
-    method = _built(recipe)
+    method = built(recipe)
     options = getattr(method, "clip_options", {})
     dataset = _dataset(recipe, recipe.data.load(), getattr(method, "views", 2), **options)
     schedule = _schedule(recipe, job.world)
@@ -772,7 +774,7 @@ def trained(
     result: Result,  # of an autoencoder's pretraining
 ):  # the method, in evaluation mode on the CPU
     "A method as its run left it, decoder and all. Raises WeightsError where the decoder was not kept."
-    method = _built(result.recipe)
+    method = built(result.recipe)
     models.load_weights(method.backbone, result.weights)
     path = result.folder / DECODER
     if not path.is_file():

@@ -237,15 +237,6 @@ class Curve(Drawing):
         self.definition = plan.definition
         self.tests = list(next(iter(results.values())).metrics)
 
-    def values(
-        self,
-        row: str,  # key: epochs of the pretraining, "0" for random weights
-        test: str,  # name of a test set
-    ) -> np.ndarray:  # float64 [seeds], top-1 accuracy in %
-        "One point of the curve, seed by seed. Raises KeyError for a length or test that there is not."
-        results = [self.results["finetune", row, seed] for seed in self.plan.seeds]
-        return np.array([result.metrics[test]["top1"] for result in results])
-
 
 def _printed() -> pd.DataFrame:
     "What can be read of the published curve."
@@ -299,7 +290,9 @@ def frame(self: Curve) -> pd.DataFrame:
         value = known.get(row.key, math.nan)
         line = {"pretraining": row.label, "share of the schedule": f"{100 * int(row.key) / EPOCHS[-1]:.0f} %"}
         line["published"] = "" if math.isnan(value) else f"{value:.1f}"
-        lines.append(line | {f"ours, {test}": shown(self.values(row.key, test)) for test in self.tests})
+        lines.append(
+            line | {f"ours, {test}": shown(self.top1("finetune", row.key, test)) for test in self.tests}
+        )
     return pd.DataFrame(lines)
 
 
@@ -353,7 +346,7 @@ def figure(self: Curve):  # -> matplotlib Figure
     _draw_published(left)
     x = [_share(row.key) for row in self.definition.rows]
     for k, test in enumerate(self.tests):
-        y = np.stack([self.values(row.key, test) for row in self.definition.rows])
+        y = np.stack([self.top1("finetune", row.key, test) for row in self.definition.rows])
         error = y.std(1, ddof=1) if y.shape[1] > 1 else None
         look = dict(capsize=3, color="C0", label=f"{self.plan.videos.name}, {test}") | mark_of(test, k)
         right.errorbar(x, y.mean(1), error, **look)
