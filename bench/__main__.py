@@ -22,13 +22,13 @@ def main(names):
     missed = 0
     for name in names or known:
         start = time.time()
-        rows = importlib.import_module(f"bench.{name}").run()
-        print(f"\n{name} ({time.time() - start:.0f} s)")
-        for row in rows:
+        print(f"\n{name}", flush=True)
+        for row in importlib.import_module(f"bench.{name}").run():
             missed += not row["ok"]
-            print(
-                f"  {'ok    ' if row['ok'] else 'MISSED'} {row['name']}: {row['value']:.3g} {row['unit']} (target {row['target']})"
-            )
+            said = "ok    " if row["ok"] else "MISSED"
+            what = f"{row['value']:.3g} {row['unit']} (target {row['target']})"
+            print(f"  {said} {row['name']}: {what}", flush=True)
+        print(f"  {time.time() - start:.0f} s")
     return 1 if missed else 0
 
 
