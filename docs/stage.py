@@ -60,7 +60,7 @@ class Site:
         self.library = [*([index] if index.is_file() else []), *(room.path for room in self.rooms)]
         done = self.root / "outputs" / "demo"
         self.explore = [
-            (p, done / p.name if (done / p.name).is_file() else None)
+            (p, own if (own := done / f"explore_{p.name}").is_file() else None)
             for p in sorted((nbs / "explore").glob("*.ipynb"))
         ]
         self.results = {kind: self._results(kind) for kind in ("tables", "figures")}

@@ -19,7 +19,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -35,6 +35,7 @@ from .augment import MEAN, STD, Photometric, luma, normalize, to_float
 from .clips import ClipDataset, TooManyBadFiles, batches
 from .datasets import DatasetError, Index
 from .train import NonFiniteLoss, ResumeError, fit, to_device
+from .video import VideoError, without_vectors
 
 # %% ../nbs/use/41_own.ipynb #3e0f9e53
 class OwnError(ValueError):
@@ -353,6 +354,10 @@ def weights_file(
         raise models.WeightsError(f"{path}: a folder without {ENCODER} or weights.safetensors; name the file")
     if not path.is_file():
         raise models.WeightsError(f"{path}: no such file of weights")
+    if path.name == runs.DECODER:
+        raise models.WeightsError(
+            f"{path} is an autoencoder's decoder: give the encoder beside it, {ENCODER}"
+        )
     return path
 
 # %% ../nbs/use/41_own.ipynb #6c0b4de6
@@ -378,12 +383,15 @@ def plan(
     params: dict | None = None,  # of the method, see `parameters`
     **options,  # of `Wish`: backbone, epochs, steps, batch_size, lr, size, frames, stride, precision, seed
 ) -> Plan:
-    "What `pretrain` would do. Raises ValueError for a request that cannot be carried out."
+    """What `pretrain` would do. Raises ValueError for a request that cannot be carried out, FileNotFoundError
+    where the method needs a file that is not there."""
     wish = Wish(method, profile, **options, params=recipes.Options(params or {}))
     index = videos(path)
     wish = _with_classes(wish, index)
     recipe = _recipe(wish, len(index))
     models.describe(recipe.backbone, recipe.clips.length, recipe.clips.size)  # raises for an unknown backbone
+    for needed in methods.inputs(method, recipe.params).values():
+        needed.check(index)
     start = None if weights is None else weights_file(weights)
     digest = None if start is None else runs._sha256(start)
     made = Plan(wish, index, recipe, start, digest, Path())
@@ -523,6 +531,48 @@ def _readable(
         )
     return index.subset([i for i, path in enumerate(index.paths) if path not in bad]) if bad else index
 
+# %% ../nbs/use/41_own.ipynb #744ffb11
+def _lacking(index: Index, progress: bool) -> dict:  # relative path -> reason
+    "Videos without motion vectors; those that cannot be read are left to `check`."
+    found = {}
+    with _bar("looking for motion vectors", 0, len(index), progress) as bar:
+        for i, path in enumerate(index.paths):
+            with suppress(VideoError):
+                if why := without_vectors(index.path(i)):
+                    found[path] = why
+            bar.update()
+    return found
+
+
+def _ways_out(method: str) -> str:
+    "What to do where a method misses motion vectors."
+    flow = (
+        ", or take optical flow in their place with -p guidance=dis"
+        if "guidance" in parameters(method)
+        else ""
+    )
+    return f"make files that have them with `mvnb data transcode`{flow}"
+
+
+def _without_vectors(
+    index: Index,
+    method: str,  # its name
+    options: dict,  # what it asks of clips
+    skip: bool,  # go on although more than one file and more than 1 % lack vectors
+    progress: bool,
+) -> dict:  # relative path -> reason; empty for a method that does without vectors
+    "Videos that a method cannot use. Raises OwnError where there are too many."
+    if options.get("motion") not in (True, "vectors"):
+        return {}
+    n, lacking = len(index), _lacking(index, progress)
+    if len(lacking) == n or len(lacking) > max(1, 0.01 * n) and not skip:
+        path, why = next(iter(lacking.items()))
+        raise OwnError(
+            f"{method} follows motion vectors, and {len(lacking)} of {_count(n, 'video')} of "
+            f"{_shown(index.root)} have none ({_shown(path)}: {why}): {_ways_out(method)}"
+        )
+    return lacking
+
 # %% ../nbs/use/41_own.ipynb #e66f2405
 def _flat(value, name: str = "") -> dict:  # such as {"schedule.lr": 0.01}
     "Nested dictionaries as one, with dots in the names."
@@ -617,6 +667,10 @@ class Pretrained:
     meta: dict  # the file's own metadata: "recipe", "videos", "metrics", "result", ...
     new: bool = True  # False: it had been done before
 
+    def _beside(self) -> list:  # of lines
+        decoder = self.file.with_name(runs.DECODER)
+        return [f"Its decoder is {_shown(decoder)}"] if decoder.is_file() else []
+
     def __str__(self):
         result = self.meta["result"]
         values = ", ".join(f"{name} {value:.3g}" for name, value in self.meta["metrics"].items())
@@ -625,6 +679,7 @@ class Pretrained:
             f"{_count(result['steps'], 'step')} in {tables.duration(result['seconds'])}; "
             f"{values} (mean of the last tenth).",
             f"The encoder is {_shown(self.file)}",
+            *self._beside(),
             "Load it in Python:",
             *(f"    {line}" for line in LOAD.format(file=str(self.file)).splitlines()),
             *_left_out(self.file, self.meta["videos"]),
@@ -760,11 +815,26 @@ def _quiet(text: str):
     "Says nothing."
 
 
-def _checked_plan(plan: Plan, skip: bool, device, workers, progress) -> tuple:  # plan, what `check` found
-    "The plan for those videos that can be read."
+def _save(plan: Plan, method: nn.Module, meta: dict):
+    "Writes what was learnt: an autoencoder's decoder, and the encoder last."
+    if (whole := getattr(method, "autoencoder", None)) is not None:
+        models.save_weights(whole, plan.out / runs.DECODER, meta, without="backbone.")
+    models.save_weights(method.backbone, plan.file, meta)
+
+
+def _checked_plan(
+    plan: Plan,
+    lacking: dict,  # videos that can be read but not used -> why
+    skip: bool,
+    device,
+    workers,
+    progress,
+) -> tuple:  # plan, what `check` found
+    "The plan for those videos that can be used."
     say = runs.say if progress else _quiet
     say(f"{_count(len(plan.index), 'video')} below {_shown(plan.index.root)}")
     notes = check(plan.index, plan.out, workers, progress)
+    notes["unreadable"] = lacking | notes["unreadable"]
     used = _readable(plan.index, notes, skip)
     plan = replace(plan, used=used, recipe=_recipe(plan.wish, len(used), notes["frames"]))
     say(plan.text(device))
@@ -792,16 +862,20 @@ def pretrain(
     first = plan(method, path, profile, out=out, weights=weights, params=params, **options)
     device = settings.device(device)
     built = _built(first)
+    lacking = {}
+    if not first.file.is_file():
+        options = getattr(built, "clip_options", {})
+        lacking = _without_vectors(first.index, method, options, skip_unreadable, progress)
     _reserve(first)
     with _alone(first.out):
         if finished := _finished(first):
             return finished
-        ready, notes = _checked_plan(first, skip_unreadable, device, workers, progress)
+        ready, notes = _checked_plan(first, lacking, skip_unreadable, device, workers, progress)
         if ready.recipe != first.recipe:
             built = _built(ready)
         done = _train(ready, built, device, workers, progress, checkpoint_every)
         meta = _origin(ready, done, notes, device)
-        models.save_weights(built.backbone, ready.file, meta)
+        _save(ready, built, meta)
         _tidy(ready.out)
     return Pretrained(ready.file, meta)
 

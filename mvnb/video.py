@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BACKEND', 'Size', 'Crop', 'VideoError', 'NoMotionVectors', 'write_video', 'Clip', 'read_clip', 'num_frames',
-           'read_video', 'pictures', 'Probe', 'probe', 'probe_table', 'crop_motion']
+           'without_vectors', 'read_video', 'pictures', 'Probe', 'probe', 'probe_table', 'crop_motion']
 
 # %% ../nbs/clips/01_video.ipynb #a7407c1f
 import bisect
@@ -758,6 +758,13 @@ def num_frames(
     if count == 0:
         raise VideoError(text, "no frame of it decodes")
     return count
+
+# %% ../nbs/clips/01_video.ipynb #fd16d006
+def without_vectors(
+    path,  # video file
+) -> str:  # "" where it may have some
+    "Why a file has no motion vectors, from its packets alone. Raises VideoError for a file without packets."
+    return _scan(*_stamped(path)).no_motion
 
 # %% ../nbs/clips/01_video.ipynb #e0fccb40
 def _until_the_end(decoded: Iterator[tuple]) -> Iterator[tuple]:

@@ -87,6 +87,14 @@ def test_build_has_no_warnings_and_pages_for_everything(site, pages):
         assert len(article(pages[f"{page}.html"]).get_text(" ", strip=True)) > 100, f"{page} is empty"
 
 
+def test_explorers_are_shown_as_they_were_executed():
+    "A page of nbs/explore that was run is taken from outputs/demo, so that the site has its numbers."
+    shown = {source.stem: executed for source, executed in stage.Site(ROOT).explore}
+    for executed in (ROOT / "outputs" / "demo").glob("explore_*.ipynb"):
+        assert shown[executed.stem.removeprefix("explore_")] == executed
+    assert shown["mask_quality"]
+
+
 def test_no_link_is_dead_and_no_picture_or_anchor_is_missing(site, pages):
     ids = {
         name: {tag.get("id") for tag in page.find_all(id=True)}

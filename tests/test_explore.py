@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from mvnb import clips, explore, masks, motion, pages, puppets, quality, video
+from mvnb import clips, explore, flow, masks, motion, pages, puppets, quality, video
 
 ROOT = Path(__file__).resolve().parent.parent
+GUIDED = "mgm"  # a mask that follows motion, and hides
 CHOICE = explore.Choice(explore.Puppet("puppets-u", "kick", 2), knobs=(("beta", 0.3),))
 
 
@@ -112,8 +113,9 @@ def check_recipe(recipe, kind, values):
     carried = {k: values[k] for k in kind.carried} | kind.fixed
     assert recipe.method == kind.recipe and recipe.clips.size == 80 and recipe.clips.stride == 1
     assert {k: params[k] for k in carried} == carried
-    params.pop("queue", None)
-    methods.build(recipe.method, backbone=recipe.backbone, **params, queue=8)
+    if "queue" in params:
+        params["queue"] = 8
+    methods.build(recipe.method, backbone=recipe.backbone, **params)
 
 
 @pytest.mark.parametrize("name", sorted(quality.all_masks()))
@@ -161,8 +163,10 @@ def test_names_that_are_unknown_are_answered_with_those_that_are_known(monkeypat
     with pytest.raises(ValueError, match="there is no mask 'faem': choose one of fame, "):
         explore.look(replace(CHOICE, mask="faem"))
     monkeypatch.setitem(quality.OWN, "odd", quality.Mask("odd", masks.gauss_mask, mix="stir"))
-    with pytest.raises(ValueError, match="'odd' names the mix 'stir': choose one of merge, blend"):
+    with pytest.raises(ValueError, match="'odd' names the mix 'stir': choose one of merge, blend, hide"):
         explore.look(replace(CHOICE, mask="odd"))
+    with pytest.raises(ValueError, match="no source of motion 'flow': choose one of vectors, tvl1"):
+        explore.look(replace(CHOICE, mask=GUIDED, guidance="flow"))
 
 
 def test_the_picture_shows_the_mask():
@@ -203,6 +207,176 @@ def test_a_mask_of_ones_own_with_its_knobs_and_mix(monkeypatch):
     e = explore.Explorer(replace(CHOICE, mask="moving", knobs=()))
     assert set(e.knobs) == {"lambda_", "alpha"} and e.mix_box.children == (e.knobs["alpha"],)
     assert "# no method trains with the mask 'moving'" in explore.snippet(view.choice)
+
+
+# ---------------------------------------------------------------- masks that follow motion
+
+
+def film_of(path, frames, *options):
+    return explore.File(str(video.write_video(path, frames, 12.5, *options)))
+
+
+@pytest.mark.parametrize("start,stride,size", [(0, 1, 112), (5, 2, 64), (23, 3, 96)])
+def test_the_motion_of_a_file_is_that_of_the_loader(film, start, stride, size):
+    "Vectors are those of `read_clip`; flow is cut as `ClipDataset` cuts it."
+    frames = [(start + stride * t) % 24 for t in range(16)]
+    moved = explore.moving(explore.File(str(film)), start, stride, size)
+    clip = video.read_clip(film, frames, (size, size), crop=clips.centre_box, motion=True)
+    assert torch.equal(moved.field, clip.mv) and torch.equal(moved.known, clip.has_mv)
+    flowing = explore.moving(explore.File(str(film)), start, stride, size, "dis")
+    field, known = flow.video_motion(film, frames, "dis")
+    box = clips.centre_box(*video.read_clip(film, [0]).rgb.shape[2:])
+    field, known = video.crop_motion(field, known, box, (size, size))
+    assert torch.equal(flowing.field, field) and torch.equal(flowing.known, known)
+    assert moved.said == "motion vectors" and flowing.said == "optical flow (DIS)"
+
+
+def test_the_motion_of_a_puppet_is_that_of_its_file(tmp_path):
+    p = explore.Puppet("puppets-u", "run", 3, "pan")
+    frames = puppets.render(p.name, p.act, seed=3, camera="pan")[0]
+    at = [4 + 2 * t for t in range(16)]
+    vectors = torch.from_numpy(puppets.vectors(p.name, frames))[at]
+    same = explore.moving(p, 4, 2, 96)
+    assert torch.equal(same.field, vectors[:, :2]) and torch.equal(same.known, vectors[:, 2] > 0)
+    larger = explore.moving(p, 4, 2, 192)  # twice the pixels, twice the length
+    assert larger.field.shape == (16, 2, 24, 24)
+    torch.testing.assert_close(larger.field[:, :, ::2, ::2], 2 * same.field)
+    flowing = explore.moving(p, 0, 1, 96, "dis")
+    field, known = flow.frames_motion(frames[:16], "dis")
+    torch.testing.assert_close(flowing.field, field)
+    assert torch.equal(flowing.known, known) and not known[0].any()
+
+
+@pytest.mark.parametrize("name", puppets.NAMES)
+def test_every_puppet_set_can_guide_a_mask(name):
+    for camera in ("still", "shake"):
+        choice = explore.Choice(
+            explore.Puppet(name, puppets.CLASSES[name][0], 1, camera), mask=GUIDED, size=96
+        )
+        view = explore.look(choice)
+        assert view.said == "motion vectors" and view.motion.shape == (16, 96, 96) and view.motion.max() > 0
+        assert view.mask.float().mean().item() == pytest.approx(0.75, abs=0.002)
+        assert explore.picture(view).dtype == np.uint8
+
+
+def test_what_is_bright_in_the_mask_is_dark_in_what_is_visible():
+    view = explore.look(explore.Choice(CHOICE.footage, GUIDED))
+    image = explore.picture(view).astype(float)
+    clip_row, _, mask_row, seen_row = explore._rows(True)[:4]
+    for k, t in enumerate(np.linspace(0, 15, explore.SHOWN).round().astype(int)):
+        x = explore.LEFT + k * (explore.PANEL + explore.GAP)
+        panel = lambda y: image[y : y + explore.PANEL, x : x + explore.PANEL]
+        hidden = view.mask[t].numpy()
+        assert not panel(seen_row)[hidden].any()
+        assert np.array_equal(panel(seen_row)[~hidden], panel(clip_row)[~hidden])
+        free = hidden & (panel(mask_row) != explore.OUTLINE).any(-1)
+        assert np.array_equal(panel(mask_row)[free], panel(clip_row)[free])
+    names, unit = explore._names(view)
+    assert "hidden" in names[2] and names[3] == "what is\nvisible" and "pixels per frame" in unit
+    assert "mix" in explore._names(explore.look(CHOICE))[0]
+
+
+def test_the_mask_follows_the_motion_that_is_shown():
+    "The hidden rectangle covers the block that moves most, in every tubelet in which something moves."
+    choice = explore.Choice(explore.Puppet("puppets-s", "go_right", 4), GUIDED, (("ratio", 0.3),), size=96)
+    for guidance in ("vectors", "dis"):
+        view = explore.look(replace(choice, guidance=guidance))
+        most = view.motion.unflatten(0, (8, 2)).amax(1).flatten(1)
+        places = most.argmax(1)
+        covered = view.mask[::2].flatten(1).gather(1, places[:, None])[:, 0]
+        assert covered[most.amax(1) > 0].all(), guidance
+
+
+def test_a_file_without_vectors_is_guided_by_flow_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.delenv("MVNB_DEBUG", raising=False)
+    frames = puppets.render("puppets-u", "jumping_jack", seed=2)[0]
+    vp9 = film_of(tmp_path / "vp9.webm", frames, "libvpx-vp9")
+    intra = film_of(tmp_path / "intra.mp4", frames, "libx264", {"g": 1})
+    still = film_of(tmp_path / "still.mp4", frames[:1].repeat(40, 0))
+    e = explore.Explorer(explore.Choice(CHOICE.footage, GUIDED))
+    pictures = [bytes(e.image.value)]
+    for footage, said in (
+        (vp9, "follows optical flow (DIS) instead of the motion vectors of vp9.webm: the vp9 decoder"),
+        (intra, "instead of the motion vectors of intra.mp4: every frame is a key frame"),
+        (still, "follows motion vectors; nothing moves in these frames, so the mask lies where chance"),
+    ):
+        e.clip.path.value, e.clip.kind.value = footage.path, explore.FILE
+        assert said in e.status.value and "b00020" not in e.status.value
+        assert e.view.choice.footage == footage
+        pictures.append(bytes(e.image.value))
+    assert len(set(pictures)) == 4  # never an old one
+    assert torch.equal(explore.moving(vp9).field, explore.moving(vp9, source="dis").field)
+    assert e.view.mask.float().mean().item() == pytest.approx(0.75, abs=0.002)
+    assert not e.view.motion.any()
+
+
+def test_the_source_of_motion_is_a_control_of_guided_masks_alone(monkeypatch):
+    monkeypatch.delenv("MVNB_DEBUG", raising=False)
+    monkeypatch.setenv("MVNB_WEIGHTS_RAFT_SMALL", "/nowhere/raft.pth")
+    e = explore.Explorer(CHOICE)
+    assert e.guidance not in e.knob_box.children
+    e.mask.value = GUIDED
+    assert e.knob_box.children[0] is e.guidance and not e.mix_box.children
+    for control, value in (
+        (e.guidance, "dis"),
+        (e.knobs["seed"], 5),
+        (e.knobs["token"], 8),
+        (e.knobs["ratio"], 0.5),
+    ):
+        before = bytes(e.image.value)
+        control.value = value
+        assert bytes(e.image.value) != before and "ms ·" in e.status.value, control.description
+    assert "follows optical flow (DIS)" in e.status.value
+    e._write()
+    assert "guidance='dis'" in e.text.value and "source='dis'" in e.text.value
+    assert "takes no such parameter: token=8, seed=5" in e.text.value
+    e.guidance.value = "raft"
+    assert "no such file of weights" in e.status.value and "b00020" in e.status.value
+    e.mask.value = "tube"
+    assert e.guidance not in e.knob_box.children and "ms ·" in e.status.value
+
+
+def test_a_hiding_mask_is_told_apart_in_the_scores():
+    kept, hidden = (explore.look(explore.Choice(CHOICE.footage, mask)) for mask in ("fame", GUIDED))
+    text = explore.score_table(hidden.scores, hides=True)
+    assert "share of the actor that is hidden" in text and "share of the frame that is hidden" in text
+    assert "share of the actor that is kept" in explore.score_table(kept.scores)
+    truth = hidden.truth
+    inside = (hidden.mask & truth).sum().item() / truth.sum().item()
+    assert hidden.scores["actor"] == pytest.approx(inside, abs=1e-6)
+    assert f"{100 * inside:.0f} %" in text
+    for kind in quality.all_masks().values():
+        assert kind.hides == kind.label.endswith("(hides)")
+
+
+def test_a_guided_mask_of_ones_own(monkeypatch):
+    seen = []
+
+    def fast(clip, motion=None, threshold=0.3):
+        seen.append(motion)
+        return (motion[0].square().sum(2) > threshold).repeat_interleave(8, 2).repeat_interleave(8, 3)
+
+    monkeypatch.setitem(quality.OWN, "fast", quality.Mask("fast", fast, mix="blend"))
+    view = explore.look(replace(CHOICE, mask="fast", knobs=()))
+    field, known = seen[0]
+    moved = explore.moving(CHOICE.footage)
+    assert torch.equal(field[0], moved.field) and torch.equal(known[0], moved.known)
+    assert view.mask.shape == (16, 112, 112) and view.said == "motion vectors"
+
+
+def test_real_files_guide_masks(shared_data):
+    for name in ("ucf101", "kinetics400", "something-something-v2"):
+        for path in sorted((shared_data / "clips" / name).iterdir())[:2]:
+            view = explore.look(explore.Choice(explore.File(str(path)), GUIDED, size=64))
+            made = run(explore.snippet(view.choice))
+            assert torch.equal(made["mask"][0], view.mask) and view.motion.max() > 0
+            bare = video.without_vectors(path)  # Something-Something's files are coded as VP9
+            assert bool(bare) == (name == "something-something-v2")
+            assert view.said == (
+                f"optical flow (DIS) instead of the motion vectors of {path.name}: {bare}"
+                if bare
+                else "motion vectors"
+            )
 
 
 # ---------------------------------------------------------------- the widgets
@@ -365,7 +539,7 @@ def test_the_quality_page_runs_and_refuses(tmp_path):
     done = papermill(page, tmp_path / "out.ipynb", "-p", "profile", "smoke")
     assert done.returncode == 0, done.stderr[-3000:]
     outputs = outputs_of(tmp_path / "out.ipynb")
-    assert sum("image/png" in o.get("data", {}) for o in outputs) == 3 and not any(
+    assert sum("image/png" in o.get("data", {}) for o in outputs) == 4 and not any(
         "widget" in k for o in outputs for k in o.get("data", {})
     )
     done = papermill(page, tmp_path / "bad.ipynb", "-p", "profile", "smoke", "-p", "sed", "2")

@@ -193,6 +193,24 @@ def test_another_mask_brings_its_own_knobs(page):
     assert row_of(page, "hue").count() == 0
 
 
+def test_a_mask_that_follows_motion_and_hides(page):
+    "Its source of motion is a control, and the line above the picture names it; other masks have none."
+    assert row_of(page, "motion").count() == 0
+    before = shown(page)
+    row_of(page, "mask").locator("select").select_option("MGM (hides)")
+    moved = changed(page, before)
+    page.wait_for_selector("text=/the mask follows motion vectors/")
+    page.wait_for_selector("text=share of the actor that is hidden")
+    row_of(page, "motion").locator("select").select_option("optical flow (DIS)")
+    page.wait_for_selector("text=/the mask follows optical flow/")
+    assert difference(moved, changed(page, moved))[1] > 0.1
+    row_of(page, "mask").locator("select").select_option("Grid")
+    row_of(page, "hue").wait_for(state="detached")
+    page.wait_for_function(
+        "() => ![...document.querySelectorAll('.widget-label')].some(e => e.innerText == 'motion')"
+    )
+
+
 def test_the_recipe_can_be_read_and_run(page):
     page.click("button:has-text('Write as a recipe')")
     page.wait_for_selector(".mvnb-recipe textarea")

@@ -8,10 +8,10 @@ import torch
 
 from safetensors import safe_open
 
-from mvnb import clips, datasets, methods, models, recipes, runs, tokens
+from mvnb import clips, datasets, flow, methods, models, quality, recipes, runs, tokens
 from mvnb.augment import MEAN, STD
 from mvnb.clips import ClipDataset
-from mvnb.papers.mgm.method import MGM
+from mvnb.papers.mgm.method import MASKS, MGM
 from mvnb.train import Schedule, fit
 
 PLAIN = dict(gray=0.0, p_jitter=0.0, blur=0.0, flip=0.0)
@@ -301,3 +301,41 @@ def test_a_stored_pretraining_keeps_its_decoder(puppets_root, tmp_path, monkeypa
     (result.folder / runs.DECODER).unlink()
     with pytest.raises(models.WeightsError, match="decoder was not kept"):
         runs.trained(result)
+
+
+# ---------------------------------------------------------------- masks to explore
+
+
+def vectors_of(batch):
+    return batch["mv"][:, 0], batch["has_mv"][:, 0]
+
+
+@pytest.mark.parametrize("name", tokens.TOKENS)
+def test_a_mask_of_a_clip_is_what_the_method_hides(name):
+    kind, batch = MASKS[name], make_batch(6)
+    clip, given = batch["clip"][:, 0], dict(ratio=0.5, token=8, seed=5)
+    motion = dict(motion=vectors_of(batch)) if kind.guided else {}
+    mask = kind.make(clip, **given, **motion)
+    hidden = MGM(mask=name, ratio=0.5, **TINY).hide(batch)
+    assert kind.guided == tokens.TOKENS[name].guided and kind.hides and mask.dtype == torch.bool
+    assert torch.equal(mask, hidden.repeat_interleave(2, 1).repeat_interleave(8, 2).repeat_interleave(8, 3))
+    assert torch.equal(kind.make(clip.float() / 255, **given, **motion), mask)
+    rows = [4, 1]  # a clip's mask does not depend on its batch
+    some = dict(motion=tuple(part[rows] for part in motion["motion"])) if motion else {}
+    assert torch.equal(kind.make(clip[rows], **given, **some, index=rows), mask[rows])
+    pictures = kind.stages(clip, **given, **motion)
+    assert torch.equal(pictures["time hidden"], mask.float().mean(1))
+
+
+@pytest.mark.parametrize("name", ["mgm", "mgm_sparse"])
+def test_a_clip_alone_is_guided_by_its_flow(name):
+    clip = quality.films("puppets-u", "still", 2)[0]
+    fields = [flow.frames_motion(one, "dis") for one in clip]
+    motion = tuple(torch.stack(part) for part in zip(*fields))
+    make = MASKS[name].make
+    assert torch.equal(make(clip), make(clip, motion))
+    assert torch.equal(make(clip, seed=1), make(clip)) == (name == "mgm_sparse")  # where ties alone are drawn
+    with pytest.raises(ValueError, match="whole tubelets 2×16×16"):
+        make(clip[..., :60])
+    with pytest.raises(ValueError, match="ratio is 1"):
+        make(clip, ratio=1)

@@ -16,7 +16,7 @@ from filelock import FileLock
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from mvnb import cli, datasets, methods, models, own, protocols, recipes, video
+from mvnb import cli, datasets, methods, models, own, protocols, recipes, runs, tokens, video
 from mvnb.clips import ClipDataset
 from mvnb.models import WeightsError
 
@@ -948,3 +948,132 @@ def test_epochs_and_steps_exclude_each_other(folder):
     with pytest.raises(SystemExit) as e:
         cli.main(["pretrain", "fame", str(folder), "--epochs", "1", "--steps", "1"])
     assert e.value.code == 2
+
+
+# ---------------------------------------------------------------- masks that follow motion, and decoders
+
+
+def mgm(folder, **more):
+    "One step of a small masked autoencoder."
+    options = dict(steps=1, batch_size=4, frames=4, size=32) | FAST
+    return own.pretrain("mgm", folder, "smoke", **options | more)
+
+
+@pytest.fixture
+def bare(tmp_path, puppets):
+    "Four puppets without motion vectors: three coded as VP9, one of key frames alone."
+    root = tmp_path / "bare"
+    root.mkdir()
+    for i, source in enumerate(puppets[:4]):
+        frames = video.read_clip(source, range(12)).rgb.permute(1, 2, 3, 0).numpy()
+        name, codec = (f"{i}.webm", ("libvpx-vp9",)) if i else ("0.mp4", ("libx264", {"g": 1}))
+        video.write_video(root / name, frames, 12.5, *codec)
+    return root
+
+
+@pytest.mark.parametrize(
+    "mask,guidance", [*((mask, "vectors") for mask in tokens.TOKENS), ("mgm", "dis"), ("mgm_sparse", "dis")]
+)
+def test_every_token_mask_learns_from_a_folder(folder, mask, guidance):
+    done = mgm(folder, params=dict(mask=mask, guidance=guidance))
+    assert done.new and np.isfinite(done.meta["metrics"]["loss"])
+    assert done.meta["recipe"]["params"]["mask"] == mask
+    assert own.load_encoder(done.file)(torch.zeros(1, 3, 4, 32, 32)).shape[0] == 1
+
+
+def test_real_videos_with_vectors_guide_masks(shared_data, tmp_path):
+    root = tmp_path / "real"
+    for path in sorted((shared_data / "mini" / "Archery").glob("*.avi"))[:4]:
+        root.mkdir(exist_ok=True)
+        shutil.copy(path, root)
+    for guidance in ("vectors", "dis"):
+        done = mgm(root, params=dict(guidance=guidance))
+        assert done.new and done.meta["videos"]["used"] == 4 and np.isfinite(done.meta["metrics"]["loss"])
+
+
+def test_videos_without_vectors_are_refused_with_two_ways_out(bare, tmp_path, capsys, monkeypatch):
+    with pytest.raises(own.OwnError) as told:
+        mgm(bare, out=tmp_path / "out")
+    text = str(told.value)
+    assert "\n" not in text and "4 of 4 videos" in text and "0.mp4: every frame is a key frame" in text
+    assert "`mvnb data transcode`" in text and "-p guidance=dis" in text
+    assert not (tmp_path / "out").exists()  # so that the way out may lead to the same folder
+    words = [
+        "--steps",
+        "1",
+        "--batch-size",
+        "4",
+        "--frames",
+        "4",
+        "--size",
+        "32",
+        "--device",
+        "cpu",
+        "--workers",
+        "0",
+    ]
+    command = ["pretrain", "mgm", str(bare), "--profile", "smoke", "--out", str(tmp_path / "out"), *words]
+    assert cli.main(command) != 0 and "have none (0.mp4" in capsys.readouterr().err
+    assert cli.main([*command, "-p", "guidance=dis"]) == 0
+    assert mgm(bare, params=dict(mask="tube")).new  # needs no motion
+
+
+def test_the_first_way_out_leads_out(bare, tmp_path):
+    from mvnb import transcode
+
+    transcode.transcode(bare, tmp_path / "with", transcode.Encoding(), 1)
+    assert mgm(tmp_path / "with").meta["videos"]["used"] == 4
+
+
+def test_a_few_videos_without_vectors_are_left_out_and_listed(folder, bare):
+    shutil.copy(bare / "1.webm", folder / "one.webm")
+    shutil.copy(bare / "2.webm", folder / "two.webm")
+    with pytest.raises(own.OwnError, match="2 of 10 videos of .* have none"):
+        mgm(folder)
+    done = mgm(folder, skip_unreadable=True)
+    assert done.meta["videos"]["used"] == 8
+    assert set(done.meta["videos"]["unreadable"]) == {"one.webm", "two.webm"}
+    assert "one.webm: the vp9 decoder" in str(done)
+    (folder / "two.webm").unlink()
+    assert mgm(folder).meta["videos"]["used"] == 8  # one file is left out without asking
+
+
+def test_missing_weights_of_a_flow_are_told_before_anything_is_written(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("MVNB_WEIGHTS_RAFT_SMALL", str(tmp_path / "none.pth"))
+    with pytest.raises(FileNotFoundError, match="no such file of weights"):
+        mgm(folder, params=dict(guidance="raft"), out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_decoder_stays_beside_its_encoder(folder, tmp_path):
+    done = mgm(folder, out=tmp_path / "out")
+    decoder = done.file.with_name(runs.DECODER)
+    assert str(decoder) in str(done)
+    kept, meta = models.read_weights(decoder)
+    assert kept and not any(name.startswith("backbone.") for name in kept)
+    assert meta["recipe"] == done.meta["recipe"]
+    method = methods.build("mgm", backbone=meta["recipe"]["backbone"], seed=3, **meta["recipe"]["params"])
+    models.load_weights(method.backbone, done.file)
+    missing = method.autoencoder.load_state_dict(kept, strict=False)
+    assert not missing.unexpected_keys and all(n.startswith("backbone.") for n in missing.missing_keys)
+
+
+def test_commands_pass_by_the_decoder(folder, tmp_path, capsys):
+    "The folder of a result, and its encoder's file, mean the encoder; the decoder's file is refused."
+    done = mgm(folder, out=tmp_path / "out")
+    for weights in (tmp_path / "out", done.file):
+        found = own.features(folder, weights, tmp_path / f"{weights.name}.npz", views=1, map="none", **FAST)
+        assert found.ok.all()
+    again = mgm(folder, weights=tmp_path / "out", out=tmp_path / "more")
+    assert again.new and again.meta["identity"]["weights to start from"]
+    assert not mgm(folder, out=tmp_path / "out").new
+    decoder = str(tmp_path / "out" / runs.DECODER)
+    with pytest.raises(WeightsError, match="decoder"):
+        own.load_encoder(decoder)
+    assert cli.main(["features", str(folder), "--weights", decoder, "--out", str(tmp_path / "x.npz")]) != 0
+    told = capsys.readouterr().err
+    assert "Traceback" not in told and "decoder" in told
+
+
+def test_a_method_without_decoder_leaves_none(trained):
+    assert not trained.file.with_name(runs.DECODER).exists() and "decoder" not in str(trained)

@@ -225,3 +225,86 @@ def test_vectors_of_films_are_those_of_their_files():
     inside = torch.nn.functional.max_pool2d(truth.float(), 8).bool()
     assert length[inside].mean() > 3 * length[~inside].mean()
     assert not field.abs().sum(2)[~known].any()
+
+
+# ---------------------------------------------------------------- what is hidden, beside what is kept
+
+
+def slow_region(mask, truth):
+    "Pixel by pixel, from the definitions: share, actor, precision, recall, IoU, box."
+    T, h, w = truth.shape
+    n = dict.fromkeys(("mask", "actor", "box", "both", "either", "of actor"), 0)
+    for t in range(T):
+        ys, xs = np.nonzero(truth[t].numpy())
+        for y in range(h):
+            for x in range(w):
+                inside = bool((mask if mask.ndim == 2 else mask[t])[y, x])
+                box = len(ys) > 0 and ys.min() <= y <= ys.max() and xs.min() <= x <= xs.max()
+                n["mask"] += inside
+                n["actor"] += bool(truth[t, y, x])
+                n["of actor"] += inside and bool(truth[t, y, x])
+                n["box"] += box
+                n["both"] += inside and box
+                n["either"] += inside or box
+    pixels = T * h * w
+    return {
+        "share": n["mask"] / pixels,
+        "actor": n["of actor"] / n["actor"],
+        "precision": n["both"] / n["mask"],
+        "recall": n["both"] / n["box"],
+        "iou": n["both"] / n["either"],
+        "box": n["box"] / pixels,
+    }
+
+
+@given(st.integers(0, 2**31), st.integers(1, 3), st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_regions_against_loops(seed, T, every_frame):
+    g = torch.Generator().manual_seed(seed)
+    truth = torch.rand(2, T, 5, 6, generator=g) < 0.1
+    mask = torch.rand(2, *([T] if every_frame else []), 5, 6, generator=g) < 0.5
+    truth[:, 0, 2, 3] = True
+    mask[..., 1, 1] = True
+    got = quality.region_of(mask, truth)
+    for b in range(2):
+        for name, value in slow_region(mask[b], truth[b]).items():
+            assert got[name][b].item() == pytest.approx(value, abs=1e-6), name
+
+
+def test_hiding_masks_stand_apart_and_get_the_motion(monkeypatch):
+    keeps = quality.Mask("keeps", masks.gauss_mask)
+    given_motion = []
+
+    def follow(clip, motion=None, ratio=0.5):
+        given_motion.append(motion)
+        return masks.gauss_mask(clip, ratio)[:, None].expand(-1, clip.shape[2], -1, -1)
+
+    hides = quality.Mask("follows", follow, mix="hide", hides=True)
+    monkeypatch.setattr(papers, "gather", lambda constant: {"k": keeps, "f": hides})
+    assert hides.guided and not keeps.guided
+    assert (
+        list(quality.kinds(0.3)) == ["keeps"]
+        and quality.kinds() == {}
+        and list(quality.hiding()) == ["follows"]
+    )
+    found = quality.regions(2, 0.4, ("puppets-u",), ("still", "pan"), progress=False)
+    field, known, _ = quality.filmed_vectors("puppets-u", "still", 2)
+    assert torch.equal(given_motion[0][0], field) and torch.equal(given_motion[0][1], known)
+    assert dict(zip(found["mask"], found.does)) == {"keeps": "keeps", "follows": "hides"}
+    values = found.set_index(["mask", "camera", "clip"])[["share", "actor", "recall", "iou"]]
+    assert values.loc["keeps"].equals(values.loc["follows"])  # one region, whatever it is for
+    table = quality.region_table(found)
+    mean = quality.mean_std(found[found["mask"] == "follows"].actor)
+    assert table.loc[("hides", "follows"), "actor"] == mean
+    assert table.loc[("", "by luck"), "precision"] == quality.mean_std(found.box)
+
+
+def test_masks_of_the_papers_cover_what_they_should():
+    "A mask that knows nothing covers its share of the actor; one that follows motion, more; all of one area."
+    found = quality.regions(6, names=("puppets-s",), cameras=("still",), progress=False)
+    mean = found.groupby("mask")[["share", "actor"]].mean()
+    for label in quality.hiding():
+        assert mean.share[label] == pytest.approx(0.75, abs=0.01), label
+    assert mean.actor["random (hides)"] == pytest.approx(0.75, abs=0.1)
+    assert mean.actor["MGM (hides)"] > mean.actor["random (hides)"] + 0.1
+    assert found.equals(quality.regions(6, names=("puppets-s",), cameras=("still",), progress=False))

@@ -728,3 +728,27 @@ def test_probe_table_has_a_row_per_file(made, tmp_path):
         and "80x64" in lines[1]
         and "placeholder" in lines[3]
     )
+
+
+def test_packets_tell_whether_there_are_vectors(tmp_path):
+    scene = np.random.default_rng(0).integers(0, 255, (8, 8, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+    frames = np.stack([np.roll(scene, t, 1) for t in range(6)])
+    made = {
+        "h264.mp4": ("libx264",),
+        "intra.mp4": ("libx264", {"g": 1}),
+        "mpeg4.avi": ("mpeg4",),
+        "vp9.webm": ("libvpx-vp9",),
+    }
+    told = {
+        name: video.without_vectors(video.write_video(tmp_path / name, frames, 25, *how))
+        for name, how in made.items()
+    }
+    assert told["h264.mp4"] == told["mpeg4.avi"] == ""
+    assert "vp9 decoder" in told["vp9.webm"] and "key frame" in told["intra.mp4"]
+    for name, why in told.items():  # reading says the same
+        if why:
+            with pytest.raises(video.NoMotionVectors, match=why[:20]):
+                video.read_clip(tmp_path / name, [1], motion=True)
+    (tmp_path / "text.mp4").write_text("no video")
+    with pytest.raises(video.VideoError):
+        video.without_vectors(tmp_path / "text.mp4")
