@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Regularisation', 'Protocol', 'training_views', 'clips_of', 'Extracted', 'extract', 'classifier_head', 'Classifier',
-           'with_drop_path', 'true_rank', 'evaluate', 'Results', 'finetune', 'linear_probe', 'TimeDeviation',
+           'with_drop_path', 'true_rank', 'evaluate', 'Results', 'finetune', 'fit_svm', 'linear_probe', 'TimeDeviation',
            'neighbours', 'retrieval', 'ClipFeature', 'retrieve']
 
 # %% ../nbs/learn/27_protocols.ipynb #74444188
@@ -49,6 +49,19 @@ class Regularisation:
     def mix_of(self, smoothing: float = 0.0) -> BatchMix | None:  # of the labels
         return BatchMix(self.mixup, self.cutmix, smoothing) if self.mixup or self.cutmix else None
 
+# %% ../nbs/learn/27_protocols.ipynb #bd026f3e
+def _check_probe(protocol) -> None:
+    "Raises ValueError for a linear probe that is impossible."
+    if protocol.batch_norm and protocol.cached:
+        raise ValueError("Protocol has batch_norm and cached: a cached probe has no batches, leave one out")
+    several = isinstance(protocol.C, (list, tuple))
+    if several and not (protocol.svm and protocol.C):
+        raise ValueError(f"Protocol.C is {protocol.C!r}: use one number, or several with svm=True")
+    if min(protocol.C if several else (protocol.C,)) <= 0:
+        raise ValueError(f"Protocol.C is {protocol.C!r}: use a number above 0")
+    if protocol.svm and not (protocol.cached and protocol.layers == 1):
+        raise ValueError("Protocol.svm is one layer on features extracted once: use cached=True, layers=1")
+
 # %% ../nbs/learn/27_protocols.ipynb #4a06a752
 _COUNTS = ("length", "stride", "size", "train_views", "views", "layers", "batch_size", "repeats", "crops")
 _CHOICES = dict(precision=("32", "bf16"), average=("softmax", "logits"), pool=("mean", "max"))
@@ -70,10 +83,7 @@ def _settle(protocol) -> None:
         value = getattr(protocol, name)
         if value not in allowed:
             raise ValueError(f"Protocol.{name} is {value!r}: use {' or '.join(map(repr, allowed))}")
-    if protocol.batch_norm and protocol.cached:
-        raise ValueError("Protocol has batch_norm and cached: a cached probe has no batches, leave one out")
-    if protocol.C <= 0:
-        raise ValueError(f"Protocol.C is {protocol.C!r}: use a number above 0")
+    _check_probe(protocol)
     _check_regularisation(protocol)
 
 
@@ -111,7 +121,8 @@ class Protocol(Regularisation):
     batch_norm: bool = False  # normalise features over the batch, without weights, before the linear layer
     label_smoothing: float = 0.0  # of the cross entropy, in [0, 1)
     cached: bool = False  # linear probe on features that are extracted once
-    C: float = 100.0  # cached probe: inverse strength of the L2 penalty
+    C: float | tuple = 100.0  # cached probe: inverse strength of the L2 penalty; svm: also several to try
+    svm: bool = False  # cached probe: a linear SVM on the mean feature of `views` clips of each video
     ks: tuple = (1, 5, 10, 20, 50)  # numbers of neighbours in retrieval
     pool: str = "mean"  # retrieval: feature of a clip, "mean" or "max", see `ClipFeature`
     normalize_clips: bool = False  # retrieval: divide each clip's feature by its L2 norm, then average
@@ -463,6 +474,11 @@ def evaluate(
     """Accuracy over all videos of a test set; a video that cannot be read counts as wrong.
     Raises ValueError for labels that do not fit the model's classes, or an unknown average."""
     out, probabilities = _scores(model, dataset, average, device, batch_size, workers, precision, progress)
+    return _judged(out, probabilities, predictions)
+
+
+def _judged(out: Extracted, probabilities: Tensor, predictions: str | Path | None) -> dict:
+    "What `evaluate` returns, by the scores of all videos."
     rank = true_rank(out.values, out.labels).masked_fill(~out.ok, -1)
     if predictions:
         _write_predictions(Path(predictions), out, probabilities, rank)
@@ -572,10 +588,14 @@ def _training_features(backbone, train, protocol: Protocol, run: dict) -> tuple:
 
 
 def _fit_logistic(head: nn.Linear, features: Tensor, labels: Tensor, C: float) -> None:
-    "Sets a linear layer to a logistic regression. A class without training videos is never predicted."
+    "Sets a linear layer to a logistic regression."
     from sklearn.linear_model import LogisticRegression
 
-    solved = LogisticRegression(C=C, max_iter=2000).fit(features.numpy(), labels.numpy())
+    _set_head(head, LogisticRegression(C=C, max_iter=2000).fit(features.numpy(), labels.numpy()), labels)
+
+
+def _set_head(head: nn.Linear, solved, labels: Tensor) -> None:
+    "Gives a linear layer what scikit-learn found. A class without training videos is never predicted."
     weight = torch.as_tensor(solved.coef_, dtype=torch.float32)
     bias = torch.as_tensor(solved.intercept_, dtype=torch.float32)
     found = labels.unique()
@@ -587,6 +607,38 @@ def _fit_logistic(head: nn.Linear, features: Tensor, labels: Tensor, C: float) -
         head.bias.fill_(-1e4)
         head.weight[found] = weight.to(head.weight)
         head.bias[found] = bias.to(head.bias)
+
+# %% ../nbs/learn/27_protocols.ipynb #2d4dd840
+def _video_features(backbone, videos, protocol: Protocol, run: dict) -> Extracted:
+    "Mean features of the evenly spaced clips of all videos, [N,D]; of length 1 if the protocol normalises."
+    if isinstance(videos, ClipDataset) and videos.train:
+        videos = videos.index  # the same videos, evenly cut
+    dataset = clips_of(videos, protocol)
+    options = dict(batch_size=protocol.batch_size, precision=protocol.precision, **run)
+    out = extract(backbone, dataset, pool="features", **options)
+    if protocol.normalize:
+        out.values = F.normalize(out.values, dim=1)
+    return out
+
+
+def fit_svm(
+    features: Tensor,  # float [N,D], one row per video
+    labels: Tensor,  # int64 [N]
+    C: float | tuple = 1.0,  # weight of the errors; several: the one that does best in cross-validation
+    seed: int = 0,  # of the folds
+):  # sklearn.svm.LinearSVC, fitted
+    "A linear SVM with squared hinge loss, by liblinear (MCL, 4.2). Raises ValueError for a single class."
+    from sklearn.model_selection import GridSearchCV, StratifiedKFold
+    from sklearn.svm import LinearSVC
+
+    if len(labels.unique()) < 2:
+        raise ValueError("the training videos have one class: a linear probe needs at least two")
+    x, y = features.numpy(), labels.numpy()
+    solver = LinearSVC(loss="squared_hinge", dual=False, max_iter=5000)
+    if isinstance(C, (list, tuple)):
+        folds = StratifiedKFold(3, shuffle=True, random_state=seed)
+        C = GridSearchCV(solver, {"C": list(C)}, cv=folds).fit(x, y).best_params_["C"]
+    return solver.set_params(C=C).fit(x, y)
 
 # %% ../nbs/learn/27_protocols.ipynb #27d8b34f
 def _train_layers(head: nn.Sequential, features: Tensor, labels: Tensor, steps: int = 300) -> None:
@@ -610,12 +662,29 @@ def _probe_cached(backbone, train, tests, protocol: Protocol, folder, seed: int,
     "A head fitted to features that are extracted once, and its tests."
     train = clips_of(train, protocol, train=True, seed=seed)
     classifier = _new_classifier(backbone, train, protocol, seed, frozen=True)
+    if protocol.svm:
+        return _probe_svm(classifier, train, tests, protocol, Path(folder), run)
     features, labels = _training_features(classifier.backbone, train, protocol, run)
     if protocol.layers > 1:
         _train_layers(classifier.head, features, labels)
     else:
         _fit_logistic(classifier.head, features, labels, protocol.C)
     return _tested(classifier, tests, protocol, Path(folder), **run)
+
+# %% ../nbs/learn/27_protocols.ipynb #362c4849
+def _probe_svm(classifier, train, tests, protocol: Protocol, folder: Path, run: dict) -> Results:
+    "An SVM fitted to one feature per video, and its tests; what it gives is a margin, not a probability."
+    found = _video_features(classifier.backbone, train, protocol, run)
+    solved = fit_svm(found.values[found.ok], found.labels[found.ok], protocol.C)
+    _set_head(classifier.head, solved, found.labels[found.ok])
+    results = Results()
+    results.classifier = classifier
+    for name, test in _named(tests).items():
+        out = _video_features(classifier.backbone, test, protocol, run)
+        with torch.no_grad():
+            out.values = classifier.head.cpu()(out.values)
+        results[name] = _judged(out, out.values.softmax(1), folder / "predictions" / f"{name}.csv")
+    return results
 
 # %% ../nbs/learn/27_protocols.ipynb #7d52ff07
 def linear_probe(

@@ -339,12 +339,14 @@ class Profile:
     methods: Mapping = field(default_factory=dict)  # method -> fields that are others in its pretraining
     long: Options = Options()  # what `longer` changes in clips, where the videos are too short for more
     remarks: Mapping = field(default_factory=dict)  # method -> a sentence to read beside its numbers
+    finetune_crops: int | None = None  # squares of a test clip after fine-tuning, if others see the centre
     weights: str | None = None  # of supervised rows, for `mvnb.models.build`; None: trained here, with labels
 
 # %% ../nbs/results/30_recipes.ipynb #d04cebeb
 CONTRAST = Options(dim=128, momentum=0.999, temperature=0.1, symmetric=True)  # MoCo v2
 TINY = {"i3d": "i3d_tiny", "r2plus1d": "r2plus1d_tiny", "r2plus1d10": "r2plus1d_tiny", "r3d": "r3d_tiny"}
 TINY |= {"vit": "vit_tiny", "vit_small": "vit_micro", "timesformer": "timesformer_tiny"}
+TINY |= {"r2plus1d50": "r2plus1d_50_tiny", "r2d50": "r2d_50_tiny"}
 GRAY = {family: Options(channels=1) for family in TINY}  # networks that take one channel
 _DEMO_CLIPS = Clips(8, 3, 32, scale=(0.65, 1.0), cache="disk")
 _DEMO_JITTER = Options(gray=0.0, jitter=(0.4, 0.4, 0.0, 0.0), p_jitter=0.8, blur=0.0, flip=0.5)
@@ -719,7 +721,12 @@ def finetuning(
     "The recipe of a fine-tuning and its test."
     profile = on_set(profile, data)
     options = dict(params=profile.finetuning | params, photometric=profile.finetune_photometric)
-    return _evaluation("finetune", profile, data, parent, family, seed, schedule=profile.finetune, **options)
+    options["schedule"] = profile.finetune
+    recipe = _evaluation("finetune", profile, data, parent, family, seed, **options)
+    if profile.finetune_crops is None:
+        return recipe
+    clips = replace(recipe.clips, crops=profile.finetune_crops, test_resize=None)
+    return replace(recipe, clips=clips, test_views=recipe.test_views * profile.finetune_crops)
 
 
 def linear_probing(

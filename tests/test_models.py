@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from hypothesis import given, strategies as st
 from safetensors.torch import save_file
 from torch import nn
@@ -219,7 +220,7 @@ def test_i3d_is_not_symmetric_padding():
 # --- the contract
 
 
-@pytest.mark.parametrize("name", ["r2plus1d_tiny", "r3d_tiny", "i3d_tiny"])
+@pytest.mark.parametrize("name", ["r2plus1d_tiny", "r3d_tiny", "i3d_tiny", "r2plus1d_50_tiny", "r2d_50_tiny"])
 @pytest.mark.parametrize("frames, size", [(8, 48), (5, 33)])
 def test_contract(name, frames, size):
     feature, logits = models.build(name).eval(), models.build(name, 7, dropout=0.5).eval()
@@ -254,13 +255,14 @@ OWN_EPS = {
     "i3d": 1e-3,
     "i3d_tiny": 1e-3,
     "s3d": 1e-3,
+    "i2d": 1e-3,
     "r3d_18_pyvrl": 1e-3,
     "r2plus1d_18_pyvrl": 1e-3,
 }  # all others 1e-5
 
 
 def norms(model):
-    return [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm3d)]
+    return [m for m in model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
 
 
 @pytest.mark.parametrize("name", list(models.BACKBONES))
@@ -592,7 +594,9 @@ def test_a_plain_network_is_its_convolutions_in_a_row(conv):
     torch.testing.assert_close(model.features(clip), x, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["r2plus1d_tiny", "r3d_tiny", "i3d_tiny", "r2plus1d_18", "i3d"])
+@pytest.mark.parametrize(
+    "name", ["r2plus1d_tiny", "r3d_tiny", "i3d_tiny", "r2plus1d_50_tiny", "r2plus1d_18", "i3d"]
+)
 def test_networks_for_gray_clips(name):
     about = models.describe(name, 8, 32, channels=1)
     assert about["parameters"] < models.describe(name, 8, 32)["parameters"]
@@ -601,3 +605,147 @@ def test_networks_for_gray_clips(name):
         assert model(torch.empty(2, 1, 8, 32, 32)).shape == (2, model.dim)
         with pytest.raises(ValueError, match=r"takes clips \[B,1,T,H,W\]"):
             model(torch.empty(2, 3, 8, 32, 32))
+
+
+# --- bottlenecks, single frames, and weights of pictures
+
+
+def randomised(model):
+    "Batch norm as after a training: means, variances and weights of its own; values stay near 1."
+    make = torch.Generator().manual_seed(3)
+    for m in norms(model):
+        for tensor, low, high in (
+            (m.running_mean, -0.2, 0.2),
+            (m.running_var, 0.5, 2.0),
+            (m.weight, 0.2, 0.6),
+        ):
+            tensor.data.copy_(torch.rand(tensor.shape, generator=make) * (high - low) + low)
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    "name, frames, millions", [("r2plus1d_50", 16, 27.3), ("r2d_50", 1, 23.5), ("s3d", 16, 7.9)]
+)
+def test_parameters_as_mcl_prints_them(name, frames, millions):
+    "Its Table 3, which has one decimal; R(2+1)D-50 also by hand."
+    about = models.describe(name, frames, 224)
+    assert round(about["parameters"], 1) == millions
+    if name == "r2plus1d_50":
+        widths = {64: 3, 128: 4, 256: 6, 512: 3}
+        temporal = sum(3 * width**2 * blocks for width, blocks in widths.items()) + 3 * 64 * 3 * 49
+        two = sum(p.numel() for n, p in torchvision.models.resnet50().named_parameters() if n[:2] != "fc")
+        assert about["parameters"] * 1e6 == two + temporal
+        assert about["map"] == (4, 7, 7) and about["dim"] == 2048
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    "torchvision's ResNet-50 after no training, and a checkpoint as MoCo would have written it."
+    torch.manual_seed(0)
+    two = randomised(torchvision.models.resnet50())
+    state = {f"module.encoder_q.{k}": v for k, v in two.state_dict().items() if k[:2] != "fc"}
+    state |= {k.replace("_q.", "_k."): torch.zeros_like(v) for k, v in state.items()}
+    path = tmp_path_factory.mktemp("moco") / "moco_v2.pth.tar"
+    torch.save({"epoch": 200, "state_dict": state}, path)
+    maps = nn.Sequential(*list(two.children())[:-2])
+    return maps.eval(), path
+
+
+def close(ours, theirs):
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4 * theirs.abs().max().item())
+
+
+def test_an_inflated_network_sees_every_fourth_frame_as_the_2d_one_does(pictures):
+    two, path = pictures
+    model = models.build("r2plus1d_50")
+    report = models.inflate(model, path)
+    x = clip(1, 3, 16, 64, 64)
+    with torch.no_grad():
+        found = model.eval().features(x)
+        assert found.shape == (1, 2048, 4, 2, 2)
+        for t in range(4):
+            close(found[:, :, t], two(x[:, :, 4 * t + 1]))
+        still = x[:, :, 5:6].expand(-1, -1, 16, -1, -1)
+        close(model(still), two(x[:, :, 5]).mean((2, 3)))
+    assert report.prefix == "module.encoder_q." and not report.missing
+    assert sum(fate.why == "the identity" for fate in report.fates) == 3 + 4 + 6 + 3
+    assert all(fate.why == "momentum encoder" for fate in report.fates if "encoder_k" in fate.theirs)
+
+
+def test_a_network_of_single_frames_is_the_2d_one(pictures):
+    two, path = pictures
+    model = models.build("r2d_50")
+    models.inflate(model, path)
+    x = clip(2, 3, 3, 64, 64)
+    with torch.no_grad():
+        found = model.eval().features(x)
+        for t in range(3):
+            close(found[:, :, t], two(x[:, :, t]))
+
+
+def test_i2d_is_googlenet_over_frames():
+    torch.manual_seed(0)
+    theirs = randomised(torchvision.models.googlenet(aux_logits=False, init_weights=False))
+    ours = models.build("i2d", 1000)
+    ours.load_state_dict(theirs.state_dict())
+    x = clip(2, 3, 3, 64, 64)
+    with torch.no_grad():
+        features = ours.eval().features(x)
+        assert features.shape == (2, 1024, 3, 2, 2)
+        each = torch.stack([theirs(x[:, :, t]) for t in range(3)]).mean(0)  # linear behind the mean
+        close(ours(x), each)
+
+
+def test_what_cannot_be_inflated_changes_nothing(pictures, tmp_path):
+    two, path = pictures
+    state = {"module.encoder_q." + k: v for k, v in torchvision.models.resnet50().state_dict().items()}
+    del state["module.encoder_q.layer1.0.bn2.weight"]
+    state["module.encoder_q.conv1.weight"] = torch.rand(64, 3, 5, 5)
+    torch.save(state, tmp_path / "short.pth")
+    model = models.build("r2plus1d_50")
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(models.WeightsError, match=r"1 missing \(layer1.0.bn2.weight\).*conv1.weight.*5, 5"):
+        models.inflate(model, tmp_path / "short.pth")
+    assert all(v.equal(before[k]) for k, v in model.state_dict().items())
+
+
+def test_time_is_mixed_by_the_temporal_convolutions_alone():
+    "A change in one quarter of a clip reaches the others only with them."
+    for time, reached in ((True, True), (False, False)):
+        torch.manual_seed(0)
+        model = models.build("r2plus1d_50_tiny", time=time).eval()
+        x = clip(1, 3, 8, 32, 32)
+        other = x.clone()
+        other[:, :, :2] += 1  # the stem takes two frames at a time
+        with torch.no_grad():
+            difference = (model.features(x) - model.features(other)).abs().amax((0, 1, 3, 4))
+        assert difference[0] > 0 and bool(difference[1:].any()) == reached
+
+
+def test_clips_shorter_than_the_first_convolution_are_refused():
+    with pytest.raises(ValueError, match="clips of 3 frames are too short: the first convolution takes 4"):
+        models.build("r2plus1d_50", widths=(4, 4), blocks=(1, 1))(clip(1, 3, 3, 32, 32))
+
+
+CONVOLUTIONAL = ["r2plus1d_tiny", "r3d_tiny", "i3d_tiny", "r2plus1d_50_tiny", "r2d_50_tiny", "s3d"]
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONAL)
+def test_the_last_convolution_is_read_and_in_the_graph(name):
+    model, x = models.build(name).eval(), clip(2, 3, 8, 64, 64)
+    feature, last = models.with_last_map(model, x)
+    assert last.ndim == 5 and last.shape[:2] == (2, model.dim)
+    torch.testing.assert_close(feature, model(x))
+    (gradient,) = torch.autograd.grad(feature.sum(), last)
+    assert gradient.shape == last.shape and gradient.any()
+    negative = (last < 0).any().item()  # before batch norm and rectifier, where there is such a layer
+    assert negative == (model.last_layer is not None)
+    assert not any(m._forward_hooks for m in model.modules())
+
+
+@pytest.mark.parametrize("name", ["r2plus1d_18", "r3d_18", "r2plus1d_18_pyvrl", "r2plus1d_50"])
+def test_the_last_layer_is_the_last_convolution(name):
+    with torch.device("meta"):
+        model = models.build(name)
+    inside = [n for n, m in model.named_modules() if isinstance(m, nn.Conv3d) and "downsample" not in n]
+    assert inside[-1].startswith(model.last_layer)

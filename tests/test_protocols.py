@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings as hypothesis_settings, strategies as st
 from torch import nn
 
@@ -573,6 +574,115 @@ def test_cached_probe_equals_logistic_regression(tmp_path, classes):
         for x, y in ((head.weight, head.bias), (w, b))
     )
     torch.testing.assert_close(ours, theirs, atol=0.01, rtol=0)
+
+
+def mean_features(net, data, skip=()):
+    "Mean feature of each video's clips, divided by its length; videos that can be read."
+    net.eval()
+    rows = []
+    with torch.no_grad():
+        for i in (i for i in range(len(data)) if i not in skip):
+            mean = net(normalize(to_float(data.sample(i, 0)[0]))).double().mean(0)
+            rows.append((mean / mean.norm()).numpy())
+    return np.stack(rows)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("C", [1.0, 30.0])
+def test_the_svm_is_scikit_learn_s(tmp_path, classes, C):
+    "liblinear on mean features, with an unreadable video in training and one in the test."
+    from sklearn.svm import LinearSVC
+
+    net = Net()
+    train = Evaluated(24, views=2, broken=(5,), classes=classes)
+    test = Evaluated(9, views=2, broken=(4,), classes=classes)
+    before = weights(net)
+    protocol = Protocol(cached=True, svm=True, normalize=True, C=C)
+    results = linear_probe(net, train, test, protocol, folder=tmp_path, **QUIET)
+    assert same(before, weights(net)) and (tmp_path / "head.safetensors").exists()
+    labels = np.array([i % classes for i in range(24) if i != 5])
+    theirs = LinearSVC(C=C, dual=False, loss="squared_hinge", max_iter=5000)
+    theirs.fit(mean_features(net, train, (5,)), labels)
+    chosen = theirs.predict(mean_features(net, test, (4,)))
+    rows = list(csv.DictReader(open(tmp_path / "predictions" / "test.csv")))
+    assert [int(row["predicted"]) for row in rows if row["ok"] == "1"] == chosen.tolist()
+    right = (chosen == [i % classes for i in range(9) if i != 4]).sum()
+    assert results["test"]["top1"] == pytest.approx(100 * right / 9) and len(results["test"]["failed"]) == 1
+
+
+def test_the_svm_minimises_its_objective():
+    "Squared hinge of each class against the rest, and the penalty of bias and weights, by LBFGS."
+    from mvnb.protocols import fit_svm
+
+    make = torch.Generator().manual_seed(0)
+    x, y = torch.randn(60, 4, generator=make, dtype=torch.float64), torch.arange(60) % 3
+    solved = fit_svm(x, y, C=0.7)
+    for label in range(3):
+        sign = torch.where(y == label, 1.0, -1.0).double()
+        w = torch.zeros(5, dtype=torch.float64, requires_grad=True)
+        solver = torch.optim.LBFGS([w], max_iter=500, tolerance_grad=1e-10, line_search_fn="strong_wolfe")
+
+        def objective():
+            solver.zero_grad()
+            hinge = (1 - sign * (x @ w[:4] + w[4])).clamp_min(0)
+            loss = w.square().sum() / 2 + 0.7 * hinge.square().sum()
+            loss.backward()
+            return loss
+
+        solver.step(objective)
+        found = np.append(solved.coef_[label], solved.intercept_[label])
+        np.testing.assert_allclose(found, w.detach().numpy(), atol=2e-3)
+
+
+def test_c_is_chosen_on_the_training_videos():
+    from sklearn.model_selection import StratifiedKFold, cross_val_score
+    from sklearn.svm import LinearSVC
+
+    from mvnb.protocols import fit_svm
+
+    make = torch.Generator().manual_seed(1)
+    y = torch.arange(90) % 3
+    x = F.one_hot(y, 3).float() + 1.5 * torch.randn(90, 3, generator=make)
+    folds = StratifiedKFold(3, shuffle=True, random_state=0)
+    scores = {C: cross_val_score(LinearSVC(C=C, dual=False), x, y, cv=folds).mean() for C in (1e-4, 1.0)}
+    assert scores[1e-4] != scores[1.0]
+    assert fit_svm(x, y, (1e-4, 1.0)).C == max(scores, key=scores.get)
+    with pytest.raises(ValueError, match="one class"):
+        fit_svm(x, torch.zeros(90, dtype=torch.long))
+
+
+def test_an_svm_reads_training_videos_as_it_reads_tests(puppets_root, tmp_path):
+    "A data set of random clips is cut anew: evenly, with the protocol's number of clips."
+    from mvnb import datasets, protocols
+
+    index = datasets.load("puppets-u", "train", root=puppets_root, scale=0.06).limit(2)
+    protocol = Protocol(length=4, size=32, views=3, cached=True, svm=True, normalize=True, C=1.0)
+    at_random = protocols.clips_of(index, protocol, train=True)
+    seen = []
+
+    class Spy(Net):
+        def forward(self, clip):
+            seen.append(len(clip))
+            return super().forward(clip)
+
+    first = linear_probe(Spy(), at_random, index, protocol, folder=tmp_path / "a", **QUIET)
+    assert sum(seen) == 2 * 3 * len(index)
+    second = linear_probe(Spy(), index, index, protocol, folder=tmp_path / "b", **QUIET)
+    assert first["test"] == second["test"]
+
+
+@pytest.mark.parametrize(
+    "options, sentence",
+    [
+        (dict(svm=True), "use cached=True, layers=1"),
+        (dict(cached=True, svm=True, layers=2), "Protocol.svm is one layer"),
+        (dict(cached=True, C=(1.0,)), "several with svm=True"),
+        (dict(cached=True, svm=True, C=(1.0, 0.0)), "use a number above 0"),
+    ],
+)
+def test_an_impossible_svm_is_refused(options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        Protocol(**options)
 
 
 def test_a_class_never_seen_is_never_chosen(tmp_path):

@@ -11,7 +11,7 @@ import torch
 from mvnb import claims, datasets, papers, protocols, recipes, runs, tables
 from mvnb.methods import contrast
 
-PAPERS = ("fame", "mac", "mgm")
+PAPERS = ("fame", "mac", "mgm", "mcl")
 
 
 @pytest.mark.parametrize("paper", PAPERS)
@@ -26,9 +26,9 @@ def test_every_setting_has_a_source(paper, name):
 @pytest.mark.parametrize("paper", PAPERS)
 def test_a_setting_without_a_source_is_refused(paper, monkeypatch):
     part = papers.part(paper, "recipe")
-    longer = dataclasses.replace(part.PAPER, finetuning=part.PAPER.finetuning | dict(C=3.0))
-    monkeypatch.setattr(part, "PAPER", dataclasses.replace(longer, probing=longer.probing | dict(C=3.0)))
-    with pytest.raises(ValueError, match=r"no source: .*probing\.C"):
+    longer = dataclasses.replace(part.PAPER, probing=part.PAPER.probing | dict(unheard_of=1.0))
+    monkeypatch.setattr(part, "PAPER", longer)
+    with pytest.raises(ValueError, match=r"no source: .*probing\.unheard_of"):
         recipes.sources(paper)
 
 
@@ -118,6 +118,48 @@ def test_a_data_set_has_its_own_fields_in_pretraining_and_in_evaluation():
         assert recipes.linear_probing(profile, "ssv2", pretrained).test_views == 6
         assert recipes.retrieving(profile, "ssv2", pretrained).clips.stride == 2
         assert recipes.finetuning(other, data, pretrained).schedule.epochs == 75
+
+
+def test_mcl_is_what_its_text_and_code_say():
+    "Section 4.2 of the paper, and the released code, written down here once more."
+    expected = {
+        "pretrain_clips.length": 16,
+        "pretrain_clips.stride": 2,
+        "pretrain_clips.size": 224,
+        "pretrain.batch_size": 64,
+        "pretrain.lr": 0.01,
+        "pretrain.epochs": 200,
+        "schedules.kinetics400.epochs": 400,
+        "method.queue": 131072,
+        "method.momentum": 0.999,
+        "method.temperature": 0.1,
+        "method.dim": 128,
+        "method.start": "imagenet",
+        "test_views": 20,
+        "probing.svm": True,
+        "probing.C": 1.0,
+        "finetune_crops": 3,
+    }
+    text, code = settings("mcl"), settings("mcl", "released")
+    assert {name: text[name] for name in expected} == expected
+    assert {
+        name: code[f"method.{name}"] for name in ("objective", "double", "p_motion", "per_frame", "released")
+    } == {"objective": "seco", "double": 5, "p_motion": 0.7, "per_frame": True, "released": True}
+    assert code["pretrain.batch_size"] == 4 * 8 and code["schedules.kinetics400.lr"] == 0.02
+    assert code["on_data.kinetics400.order_epochs"] == 0
+
+
+def test_three_crops_after_fine_tuning_alone():
+    profile = recipes.profile("paper", "mcl")
+    pre = recipes.pretraining(profile, "mcl", "ucf101", "r2plus1d50")
+    tuned, probed = recipes.finetuning(profile, "hmdb51", pre), recipes.linear_probing(profile, "ucf101", pre)
+    assert (tuned.clips.crops, tuned.clips.test_resize, tuned.test_views) == (3, None, 60)
+    assert (probed.clips.crops, probed.clips.test_resize, probed.test_views) == (1, (341, 256), 20)
+    assert probed.schedule is None and runs._protocol(probed).svm
+    softmax = recipes.linear_probing(profile, "kinetics400", pre)
+    assert softmax.schedule.epochs and not runs._protocol(softmax).svm
+    for paper in ("fame", "mac", "mgm"):
+        assert recipes.profile("paper", paper).finetune_crops is None
 
 
 def test_mac_is_what_its_authors_ran():

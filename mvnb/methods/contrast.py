@@ -169,7 +169,28 @@ def restart(self: Contrast, backbone: nn.Module) -> None:
     "Makes the key encoder a copy of a backbone: for trainings that start from given weights."
     self.key_backbone.load_state_dict(backbone.state_dict())
 
+
+@patch
+def use_head(self: Contrast, head: nn.Module) -> None:
+    "Puts another projection head in place of the first one, and a copy of it behind the key encoder."
+    self.head = head
+    self.key_head = deepcopy(head).requires_grad_(False)
+
 # %% ../../nbs/learn/24_contrast.ipynb #f5141040
+@patch
+@torch.no_grad()
+def dealt(
+    self: Contrast,
+    encode,  # function: clips [N,...] -> anything [N,...] about each of them
+    clip: Tensor,  # [B,...]
+    rng: np.random.Generator,  # deals the clips out, see shuffled and split BN
+) -> Tensor:  # [B,...], in the order of the clips
+    "What `encode` gives, in batches that are mixed as keys are."
+    if self.split_bn and self.training and _place()[1] == 1:
+        return encode_split(encode, clip, self.split_bn, rng)
+    return encode_shuffled(encode, clip, rng)
+
+
 @patch
 @torch.no_grad()
 def keys(
@@ -182,9 +203,21 @@ def keys(
     def encode(x):
         return F.normalize(self.key_head(self.key_backbone(x)).float(), dim=1)
 
-    if self.split_bn and self.training and _place()[1] == 1:
-        return encode_split(encode, clip, self.split_bn, rng)
-    return encode_shuffled(encode, clip, rng)
+    return self.dealt(encode, clip, rng)
+
+# %% ../../nbs/learn/24_contrast.ipynb #4f82010d
+@patch
+def compare(
+    self: Contrast,
+    query: Tensor,  # embeddings by `head`, of any length, float [B,dim]
+    keys: Tensor,  # of the same videos, from `keys`
+    negatives: Tensor,  # from `negatives`
+) -> dict:  # "loss"; "top1": share of queries to which their own key is nearest
+    "InfoNCE of embedded queries; in training mode the keys then enter the queue."
+    loss, top1 = info_nce(query, keys, negatives, self.temperature, with_top1=True)
+    if self.training:
+        enqueue(self.queue, self.pointer, gather(keys))
+    return {"loss": loss, "top1": top1}
 
 
 @patch
@@ -193,12 +226,9 @@ def forward(
     feature: Tensor,  # of the queries, pooled, float [B,D]
     keys: Tensor,  # of the same videos, from `keys`
     negatives: Tensor,  # from `negatives`
-) -> dict:  # "loss"; "top1": share of queries to which their own key is nearest
+) -> dict:  # "loss", "top1", see `compare`
     "InfoNCE of one direction; in training mode the keys then enter the queue."
-    loss, top1 = info_nce(self.head(feature), keys, negatives, self.temperature, with_top1=True)
-    if self.training:
-        enqueue(self.queue, self.pointer, gather(keys))
-    return {"loss": loss, "top1": top1}
+    return self.compare(self.head(feature), keys, negatives)
 
 # %% ../../nbs/learn/24_contrast.ipynb #7180bf18
 def mean_of(
