@@ -102,6 +102,19 @@ def _transcode(args) -> int:
     return int(bool(found.failed))
 
 # %% ../nbs/use/43_cli.ipynb #dbb6205b
+def _motion_build(args) -> int:
+    "Computes the motion maps of a data set's videos."
+    from mvnb import datasets, maps
+
+    kind = maps.Maps(args.how, args.side)
+    folder = Path(args.name).expanduser()
+    known = args.name in datasets.SPLITS or not folder.is_dir()
+    index = datasets.load(args.name, args.split, args.fold) if known else datasets.folder(folder, "all")
+    found = maps.build(index, kind, limit=args.limit)
+    print(found)
+    return int(bool(found.failed))
+
+
 def _boxes(args) -> int:
     "Finds the people in the videos of a data set."
     from mvnb import boxes, datasets
@@ -818,6 +831,17 @@ _ENCODING = (
     arg("--jobs", help="files at once; default: as many as cores"),
     arg("--limit", type=int, help="stop after so many files"),
 )
+
+# %% ../nbs/use/43_cli.ipynb #26c0aac8
+_MAPS = (
+    arg("name", metavar="DATA", help="a data set such as ucf101, or a folder"),
+    arg("--how", default="tvl1", help="tvl1, dis, raft or vectors; default %(default)s"),
+    arg("--side", type=int, default=112, help="short side for the flow; 0: as it is; default %(default)s"),
+    arg("--split", default="train", help="default %(default)s"),
+    arg("--fold", type=int, default=1, help="official split, 1 to 3"),
+    arg("--jobs", help="videos at once, one thread each; default: as many as cores"),
+    arg("--limit", type=int, help="stop after so many videos, and say what all would take"),
+)
 _PEOPLE = (
     arg("name", metavar="DATA", help="such as minikinetics200"),
     arg(
@@ -843,7 +867,11 @@ class Command:
     epilog: str | None = None  # last words of its help
 
 
-GROUPS = {"data": "check, make or transcode data sets", "runs": "look into the run store"}
+GROUPS = {
+    "data": "check, make or transcode data sets",
+    "motion": "motion maps of data sets",
+    "runs": "look into the run store",
+}
 _GOES_ON = "Killed at any moment, the same command goes on."
 
 # %% ../nbs/use/43_cli.ipynb #8fc5dd01
@@ -866,6 +894,13 @@ _ABOUT_DATA = (
         _transcode,
         "encode videos anew as H.264, all alike, so that they have motion vectors",
         _ENCODING,
+        _GOES_ON,
+    ),
+    Command(
+        "motion build",
+        _motion_build,
+        "compute the motion maps of a data set's videos into the cache",
+        _MAPS,
         _GOES_ON,
     ),
     Command("boxes", _boxes, "find the people in a data set's videos, write a CSV", _PEOPLE, _GOES_ON),

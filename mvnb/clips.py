@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCALES', 'MOTION', 'sample_rng', 'temporal_indices', 'still_indices', 'still_clip_indices', 'segment_indices',
-           'random_box', 'centre_box', 'scaled_box', 'multiscale_box', 'side_box', 'ClipDataset', 'TooManyBadFiles',
-           'steps_per_epoch', 'order', 'batches']
+           'random_box', 'centre_box', 'scaled_box', 'multiscale_box', 'side_box', 'ByMotionMap', 'ClipDataset',
+           'TooManyBadFiles', 'steps_per_epoch', 'order', 'batches']
 
 # %% ../nbs/clips/04_clips.ipynb #ec9c9e8a
 import functools
@@ -18,7 +18,7 @@ import tempfile
 import threading
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
@@ -340,6 +340,32 @@ def _check_options(dataset):
     _check_frames(dataset)
     _check_sizes(dataset)
     _check_views(dataset)
+    _check_maps(dataset)
+
+# %% ../nbs/clips/04_clips.ipynb #0a95a0000
+def _check_guides(dataset):
+    "Raise ValueError for a choice by motion maps that has none, or that contradicts another option."
+    if not dataset.maps:
+        raise ValueError("guide_time and guide_crop need motion maps: name their source, such as maps='tvl1'")
+    if not 0 <= dataset.p_motion <= 1:
+        raise ValueError(f"p_motion is {dataset.p_motion!r}: use a probability from 0 to 1")
+    if dataset.guide_time and (dataset.mode, dataset.sampling, dataset.still) != ("random", "stride", 0):
+        raise ValueError("guide_time draws starts: it needs mode 'random', sampling 'stride' and no still")
+    if dataset.guide_crop and (not dataset.train or dataset.resize or dataset.scales):
+        raise ValueError("guide_crop draws random-resized boxes: it needs train, and no resize or scales")
+    if dataset.guide_crop and dataset.guide_crop not in _maps().BOXES:
+        known = ", ".join(_maps().BOXES)
+        raise ValueError(f"guide_crop {dataset.guide_crop!r} is not known: use False, True, {known}")
+
+
+def _check_maps(dataset):
+    "Raise as `mvnb.maps.Maps`, and ValueError for options about maps that are impossible."
+    if dataset.maps:
+        dataset.map_kind = _maps().Maps(dataset.maps, dataset.map_side)
+        dataset.map_kind.key  # RAFT's weights are there
+    _all_positive(map_grid=dataset.map_grid or 1)
+    if dataset.guide_time or dataset.guide_crop:
+        _check_guides(dataset)
 
 # %% ../nbs/clips/04_clips.ipynb #95242089
 def _pairs(sizes):
@@ -354,6 +380,7 @@ def _as_tuples(dataset):
     dataset.resize = _pairs(dataset.resize)
     dataset.test_resize = _pairs((dataset.test_resize,))[0]
     dataset.motion = "vectors" if dataset.motion is True else dataset.motion or False
+    dataset.guide_crop = "pixels" if dataset.guide_crop is True else dataset.guide_crop or False
 
 
 def _cached_side(dataset):
@@ -373,9 +400,27 @@ def _flow():
     "The room of optical flow. It stands above this one, so it is opened only where flow is asked for."
     return importlib.import_module("mvnb.flow")
 
+
+def _maps():
+    "The room of motion maps, opened only where maps are asked for."
+    return importlib.import_module("mvnb.maps")
+
+# %% ../nbs/clips/04_clips.ipynb #0a95b0000
+@dataclass(eq=False, repr=False, kw_only=True)
+class ByMotionMap:
+    "What motion maps do for the clips of a data set, see `mvnb.maps`."
+
+    maps: bool | str = False  # batches carry "map", from one of `mvnb.maps.SOURCES`
+    map_side: int = 112  # short side of the frames that maps are computed on, pixels; 0: as they are
+    map_grid: int | None = None  # rows and columns of a clip's map; None: one cell for 8×8 pixels
+    guide_time: bool = False  # starts are drawn among clips with more motion than the median (train)
+    p_motion: float = 1.0  # probability of such a draw; else any start
+    guide_crop: bool | str = False  # random boxes that hold what moves, by "pixels" (True) or "lines" (train)
+    map_kind: object = field(init=False, default=None)  # `mvnb.maps.Maps`, where there are maps
+
 # %% ../nbs/clips/04_clips.ipynb #00c1e38f
 @dataclass(eq=False, repr=False)
-class ClipDataset:
+class ClipDataset(ByMotionMap):
     "Clips of an index of videos: the frames and the crop of each sample in each epoch. Raises ValueError."
 
     index: object  # `datasets.Index`: `.path(i)`, `.labels`, `.hash`
@@ -443,6 +488,12 @@ def cells(self: ClipDataset) -> tuple:
     "Rows and columns of a clip's motion field."
     return (self.motion_grid or -(-self.size // 8),) * 2
 
+
+@patch(as_prop=True)
+def map_cells(self: ClipDataset) -> tuple:
+    "Rows and columns of a clip's motion map."
+    return (self.map_grid or -(-self.size // 8),) * 2
+
 # %% ../nbs/clips/04_clips.ipynb #dfc6d541
 @patch
 def __repr__(self: ClipDataset):
@@ -453,22 +504,21 @@ def __repr__(self: ClipDataset):
     return f"ClipDataset({len(self)} videos, {clips}, {step}, {self.mode}, {kind}, cache {self.cache})"
 
 
+@patch
+def _about_maps(self: ClipDataset) -> dict:
+    "What the hash says of motion maps, where there are some."
+    about = {"maps": self.map_kind.described}
+    usual = {"map_grid": None, "guide_time": False, "guide_crop": False}
+    usual |= {"p_motion": 1.0} if self.guide_time else {}
+    return about | {
+        name: getattr(self, name) for name, value in usual.items() if getattr(self, name) != value
+    }
+
+
 @patch(as_prop=True)
 def hash(self: ClipDataset) -> str:  # 16 hexadecimal digits
     "Hash of the videos and of everything that decides what a batch holds."
-    names = [
-        "length",
-        "stride",
-        "size",
-        "views",
-        "mode",
-        "scale",
-        "ratio",
-        "seed",
-        "motion",
-        "train",
-        "centre",
-    ]
+    names = "length stride size views mode scale ratio seed motion train centre".split()
     chosen = ("still", "same_time", "resize", "test_resize", "gray", "motion_grid", "scales")
     names += [name for name in chosen if getattr(self, name)]
     usual = {"short": "wrap", "still_from": "third", "sampling": "stride", "crops": 1}
@@ -478,6 +528,8 @@ def hash(self: ClipDataset) -> str:  # 16 hexadecimal digits
         bool(self.motion) if self.motion in (False, "vectors") else _flow().described(self.motion)
     )
     parts |= {"index": self.index.hash, "cached": self.cache_size if self.cache else None}
+    if self.maps:
+        parts |= self._about_maps()
     if self.boxes is not None:
         parts["boxes"] = self.boxes.hash
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
@@ -510,6 +562,41 @@ def _fixed_times(self: ClipDataset, frames, count):
         return still_clip_indices(frames, self.length, self.stride, self.still, count, short=self.short)
     return temporal_indices(frames, self.length, self.stride, self.mode, count, short=self.short)
 
+# %% ../nbs/clips/04_clips.ipynb #0a95c0001
+@patch
+def map_of(
+    self: ClipDataset,
+    position: int,  # of the video in the index
+):  # `mvnb.maps.MotionMap`
+    "The motion maps of a video, from the cache. Raises VideoError."
+    if self.drawn:
+        return self.decoded().maps[position]
+    if "_map_cache" not in self.__dict__:  # reading the settings takes as long as reading a map
+        self._map_cache = settings.cache()
+    held = self.__dict__.get("_map")
+    if held is None or held[0] != position:  # a sample asks several times
+        path = self.index.path(position)
+        held = self._map = (position, _maps().of_video(path, self.map_kind, self._map_cache))
+    return held[1]
+
+
+@patch
+def _moving_start(self: ClipDataset, position, stride, rng):
+    "The first frame of a clip that moves; None where any start will do."
+    if rng.random() >= self.p_motion:
+        return None
+    starts = _maps().moving_starts(self.map_of(position).t_motion(), self.length, stride)
+    return int(rng.choice(starts)) if len(starts) else None
+
+
+@patch
+def _moving_box(self: ClipDataset, position, epoch, view, height, width, rng):
+    "A box that holds what moves in a view, in pixels of frames of this size; None where nothing does."
+    maps = self.map_of(position)
+    s_motion = maps.s_motion(self.times(position, epoch, len(maps))[view])
+    edges = [side * new / old for side, new, old in zip(maps.edges, (height, width), maps.video)]
+    return _maps().moving_box(s_motion, edges, rng, self.scale, self.ratio, self.guide_crop)
+
 # %% ../nbs/clips/04_clips.ipynb #f9f96876
 @patch
 def _random_times(self: ClipDataset, position, epoch, view, frames):
@@ -524,6 +611,9 @@ def _random_times(self: ClipDataset, position, epoch, view, frames):
     stride = int(rng.choice(self.stride)) if several else self.stride
     if self.still:
         return still_clip_indices(frames, self.length, stride, self.still, 1, rng, self.short)
+    start = self._moving_start(position, stride, rng) if self.guide_time else None
+    if start is not None:
+        return (start + np.arange(self.length) * stride)[None]
     return temporal_indices(frames, self.length, stride, "random", 1, rng, self.short)
 
 # %% ../nbs/clips/04_clips.ipynb #275fe864
@@ -549,7 +639,8 @@ def box(
         return scaled_box(height, width, to, self.size, rng)
     if self.scales:
         return multiscale_box(height, width, rng, self.scales)
-    return random_box(height, width, rng, self.scale, self.ratio)
+    guided = self._moving_box(position, epoch, view, height, width, rng) if self.guide_crop else None
+    return guided or random_box(height, width, rng, self.scale, self.ratio)
 
 # %% ../nbs/clips/04_clips.ipynb #19792dc0
 @patch
@@ -558,7 +649,7 @@ def read(
     position: int,  # of the video in the index
     epoch: int = 0,  # epoch, from 0
 ) -> dict:  # "clip" uint8 [V,C,T,H,W]; "mv" float32 [V,T,2,h,w], "has_mv" bool; "boxes" float32 [V,T,P,4]
-    "One sample, read from its file, or drawn. Raises VideoError."
+    'One sample, read from its file, or drawn; with maps "map" float32 [V,T,h,w]. Raises VideoError.'
     if self.drawn:
         return self._read_drawn(position, epoch)
     path, cuts = self.index.path(position), {}
@@ -576,6 +667,8 @@ def read(
     used = [cuts[view if self.train else view % self.places] for view in range(self.views)]
     if self.motion and self.motion != "vectors":
         out |= self._flow_fields(path, times, used)
+    if self.maps:
+        out["map"] = self._maps_of(position, times, used)
     if self.boxes is not None:
         out["boxes"] = self._boxes(position, times, used)
     return out
@@ -645,6 +738,13 @@ def _flow_fields(self: ClipDataset, path, times, cuts):
 
     return self._fields(motion_at, times, cuts)
 
+# %% ../nbs/clips/04_clips.ipynb #0a95d0001
+@patch
+def _maps_of(self: ClipDataset, position, times, cuts):
+    "Motion maps of the views, float32 [V,T,h,w]."
+    maps = self.map_of(position)
+    return torch.stack([_maps().crop(maps, at, cut, self.map_cells) for at, cut in zip(times, cuts)])
+
 # %% ../nbs/clips/04_clips.ipynb #59c56408
 def _stacked(parts):
     "Boxes [...,P,4] with different P as one tensor, padded with rows of zeros."
@@ -667,6 +767,8 @@ def _zeros(self: ClipDataset):
     if self.motion:
         out["mv"] = torch.zeros(views, length, 2, *self.cells)
         out["has_mv"] = torch.zeros(views, length, *self.cells, dtype=torch.bool)
+    if self.maps:
+        out["map"] = torch.zeros(views, length, *self.map_cells)
     if self.boxes is not None:
         out["boxes"] = torch.zeros(views, length, 0, 4)
     return out
@@ -757,7 +859,7 @@ def order(
 def _about(samples):
     "All that a batch holds but its clips."
     batch = {}
-    for key in ("mv", "has_mv"):
+    for key in ("mv", "has_mv", "map"):
         if key in samples[0]:
             batch[key] = default_collate([sample[key] for sample in samples])  # a worker's: in shared memory
     if "boxes" in samples[0]:
@@ -816,8 +918,9 @@ def batches(
     """Batches of an epoch: "clip" uint8 [B,V,C,T,H,W], "label" and "index" int64 [B], "ok" bool [B].
 
     Also "epoch" and "step"; with motion "mv" float32 [B,V,T,2,h,w] and "has_mv" bool [B,V,T,h,w], one cell
-    for 8×8 pixels unless `motion_grid` is set; with boxes "boxes" float32 [B,V,T,P,4] in pixels. Raises
-    TooManyBadFiles when over 1 % of a training set cannot be read, ValueError for impossible numbers."""
+    for 8×8 pixels unless `motion_grid` is set; with maps "map" float32 [B,V,T,h,w], on `map_grid` likewise;
+    with boxes "boxes" float32 [B,V,T,P,4] in pixels. Raises TooManyBadFiles when over 1 % of a
+    training set cannot be read, ValueError for impossible numbers."""
     if start < 0 or workers < 0:
         raise ValueError(f"start {start}, workers {workers}: neither may be negative")
     steps = order(dataset, batch_size, epoch, seed, shuffle, drop_last, rank, world)[start:]
@@ -840,7 +943,7 @@ def _batches(dataset, steps, epoch, workers, start):
 class _Decoded:
     "Decoded videos: frames uint8 [T,h,w,C] or None, native size of files, {position: reason} of failures."
 
-    def __init__(self, frames, native, failed, times=None, motion=None):
+    def __init__(self, frames, native, failed, times=None, motion=None, maps=None):
         self.frames = frames
         self.native = native  # (height, width)
         self.failed = failed
@@ -848,6 +951,7 @@ class _Decoded:
         self.motion = (
             motion  # float32 [T,3,h,w] of all whole frames: dx, dy, 1 where there is one; None: not read
         )
+        self.maps = maps  # `mvnb.maps.MotionMap` of drawn videos
 
     def length(self, position):
         "Frames of a video, those that are not there included."
@@ -1054,7 +1158,9 @@ def _drawn(dataset):
         times = np.unique(dataset.times(0, 0, puppets.FRAMES))
     frames = np.asarray(puppets.kept(drawing, dataset.cache_size, times, dataset.gray))
     motion = _drawn_motion(drawing, dataset.motion) if dataset.motion else None
-    return _Decoded(frames, [(puppets.SIZE, puppets.SIZE)] * len(frames), {}, times, motion)
+    maps = _maps().of_drawing(drawing, dataset.map_kind) if dataset.maps else None
+    native = [(puppets.SIZE, puppets.SIZE)] * len(frames)
+    return _Decoded(frames, native, {}, times, motion, maps)
 
 
 @patch
@@ -1071,7 +1177,7 @@ def decoded(self: ClipDataset) -> _Decoded:  # the whole set, decoded once
 
 @patch
 def __getstate__(self: ClipDataset):  # decoded videos do not travel between processes
-    return {key: value for key, value in self.__dict__.items() if key != "_store"}
+    return {key: value for key, value in self.__dict__.items() if key not in ("_store", "_map", "_map_cache")}
 
 # %% ../nbs/clips/04_clips.ipynb #57c866ee
 def _cut(
@@ -1106,6 +1212,8 @@ def _read_cached(self: ClipDataset, position, epoch, out):
     found = {}
     if self.motion:
         found |= self._fields(functools.partial(store.motion_at, position), times, cuts)
+    if self.maps:
+        found["map"] = self._maps_of(position, times, cuts)
     if self.boxes is not None:
         found["boxes"] = self._boxes(position, times, cuts)
     return found
@@ -1119,13 +1227,27 @@ def _read_drawn(self: ClipDataset, position, epoch):
 
 # %% ../nbs/clips/04_clips.ipynb #e91e82f4
 @patch
+def _fault(self: ClipDataset, position):
+    "Why a cached video cannot be shown, or nothing: it was not decoded, or has no motion maps."
+    if position in self.decoded().failed:
+        return self.decoded().failed[position]
+    if self.maps and not self.drawn:
+        try:
+            self.map_of(position)
+        except VideoError as error:
+            return error.reason
+    return ""
+
+
+@patch
 def _readable(self: ClipDataset, position, epoch):
     "The position to show for a position, whether it can be read, and what failed."
     failed, tried = {}, position
     for attempt in range(1, 21):
-        if tried not in self.decoded().failed:
+        reason = self._fault(tried)
+        if not reason:
             return tried, True, failed
-        failed[str(self.index.path(tried))] = self.decoded().failed[tried]
+        failed[str(self.index.path(tried))] = reason
         if not self.train:
             break
         tried = self._replacement(position, epoch, attempt)

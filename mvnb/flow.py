@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TVL1', 'PRESETS', 'DIS', 'RAFT', 'FLOWS', 'SIDE', 'SOURCES', 'as_frames', 'raft_weights', 'raft', 'between', 'flow',
-           'on_grid', 'frames_motion', 'video_motion', 'RaftWeights', 'described']
+           'on_grid', 'frames_motion', 'video_motion', 'RaftWeights', 'described_side', 'described']
 
 # %% ../nbs/motion/11_flow.ipynb #11f00002
 import functools
@@ -449,14 +449,22 @@ class RaftWeights:
         return _digest(str(path), path.stat().st_mtime_ns)
 
 
+def described_side(
+    side: int,  # short side, pixels; 0: frames as they are
+) -> str:
+    "The size of the frames that flow is computed on, in words."
+    return f"short side {side}" if side else "frames as they are"
+
+
 def described(
     how: str,  # one of SOURCES
+    side: int = SIDE,  # short side of the frames, pixels; 0: as they are
 ) -> str:  # such as "dis, preset medium, short side 112"
     "What decides the flow of `video_motion`. Raises ValueError for other flows, and as `raft_weights`."
     if how not in SOURCES:
         raise ValueError(f"{how!r} cannot stand for motion vectors: use one of {', '.join(SOURCES)}")
     options = {"tvl1": TVL1, "dis": DIS, "raft": dict(updates=RAFT["updates"])}[how]
-    parts = [how, *(f"{name} {value}" for name, value in options.items()), f"short side {SIDE}"]
+    parts = [how, *(f"{name} {value}" for name, value in options.items()), described_side(side)]
     if how == "raft":
         parts.append(f"weights {RaftWeights().hash}")
     return ", ".join(parts)

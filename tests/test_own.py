@@ -283,7 +283,7 @@ def test_real_videos_of_any_shape_with_every_method(shared_data, tmp_path, metho
     ]
     for source in sources:
         shutil.copy(source, tmp_path / "v")
-    params = {"beta": 0.3} if method == "fame" else {}
+    params = {"fame": {"beta": 0.3}, "mcl": {"maps": "dis"}}.get(method, {})
     result = train(tmp_path / "v", method, frames=4, params=params, backbone=methods.family(method))
     assert (
         result.new

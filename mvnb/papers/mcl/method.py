@@ -13,6 +13,7 @@ from fastcore.meta import delegates
 from torch import Tensor, nn
 
 from ...augment import Photometric, flip, on_chosen
+from ...flow import RaftWeights
 from ...losses import TERMS, motion_alignment, similarity_gradient
 from ...methods import augmented, batch_rng, photometric_of, views_of
 from ...methods.contrast import Contrast, encoder_and_contrast, mean_of
@@ -139,8 +140,9 @@ def clip_options(self: MCL) -> dict:  # of `mvnb.clips.ClipDataset`
 
 @patch(cls_method=True)
 def inputs(cls: MCL, params: dict) -> dict:  # what → input, see `mvnb.methods.inputs`
-    "The weights that a training starts from."
-    return {"weights of MoCo v2 on ImageNet": ImageWeights()} if params.get("start") else {}
+    "The weights that a training starts from, and those of RAFT where its flow makes the maps."
+    found = {"weights of MoCo v2 on ImageNet": ImageWeights()} if params.get("start") else {}
+    return found | ({"weights of RAFT": RaftWeights()} if params.get("maps") == "raft" else {})
 
 
 @patch(cls_method=True)
