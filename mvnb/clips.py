@@ -304,6 +304,16 @@ def _check_views(dataset):
     "Raise ValueError for crops that are impossible, or that contradict another option."
     if dataset.scales and (dataset.resize or not all(0 < share <= 1 for share in dataset.scales)):
         raise ValueError(f"scales {dataset.scales}: use shares of the short side in (0, 1], without resize")
+    ordinary = (dataset.mode, dataset.sampling, dataset.still, dataset.same_time) == (
+        "random",
+        "stride",
+        0,
+        False,
+    )
+    if dataset.halves and not (dataset.train and ordinary and dataset.views > 2):
+        raise ValueError(
+            "halves needs train, three views or more, mode 'random', sampling 'stride' and no still"
+        )
     crops = dataset.crops
     if not isinstance(crops, (int, np.integer)) or crops < 1:
         raise ValueError(f"crops is {crops!r}: use a whole number of squares, 1 or more")
@@ -439,6 +449,7 @@ class ClipDataset(ByMotionMap):
     cache_size: int | None = None  # short side of cached frames, pixels; None: 1.3 * size, or as resized
     still: int = 0  # different frames of almost still clips, see `still_indices`; 0: ordinary clips
     same_time: bool = False  # all views of a video show the same frames (train)
+    halves: bool = False  # two views show the same frames of one half, the others lie in the other (train)
     boxes: object = None  # where people are, see `mvnb.boxes`: batches carry "boxes"
     short: str = "wrap"  # a video shorter than a clip is looped; "repeat": its last frame is repeated
     resize: tuple = ()  # (width, height) pairs: one drawn per view, random window, no `scale` (train)
@@ -519,7 +530,7 @@ def _about_maps(self: ClipDataset) -> dict:
 def hash(self: ClipDataset) -> str:  # 16 hexadecimal digits
     "Hash of the videos and of everything that decides what a batch holds."
     names = "length stride size views mode scale ratio seed motion train centre".split()
-    chosen = ("still", "same_time", "resize", "test_resize", "gray", "motion_grid", "scales")
+    chosen = ("still", "same_time", "halves", "resize", "test_resize", "gray", "motion_grid", "scales")
     names += [name for name in chosen if getattr(self, name)]
     usual = {"short": "wrap", "still_from": "third", "sampling": "stride", "crops": 1}
     names += [name for name, value in usual.items() if getattr(self, name) != value]
@@ -581,12 +592,12 @@ def map_of(
 
 
 @patch
-def _moving_start(self: ClipDataset, position, stride, rng):
-    "The first frame of a clip that moves; None where any start will do."
+def _moving_start(self: ClipDataset, position, stride, rng, part: slice):
+    "The first frame of a clip of a part of the video that moves; None where any start will do."
     if rng.random() >= self.p_motion:
         return None
-    starts = _maps().moving_starts(self.map_of(position).t_motion(), self.length, stride)
-    return int(rng.choice(starts)) if len(starts) else None
+    starts = _maps().moving_starts(self.map_of(position).t_motion()[part], self.length, stride)
+    return part.start + int(rng.choice(starts)) if len(starts) else None
 
 
 @patch
@@ -597,11 +608,31 @@ def _moving_box(self: ClipDataset, position, epoch, view, height, width, rng):
     edges = [side * new / old for side, new, old in zip(maps.edges, (height, width), maps.video)]
     return _maps().moving_box(s_motion, edges, rng, self.scale, self.ratio, self.guide_crop)
 
+# %% ../nbs/clips/04_clips.ipynb #99223b29
+@patch
+def half(
+    self: ClipDataset,
+    position: int,  # of the video in the index
+    epoch: int,  # epoch, from 0
+) -> int:  # 0: the first half, 1: the second
+    "The half of a video that its first two views come from."
+    return int(sample_rng(self.seed, epoch, position, "half").integers(2))
+
+
+@patch
+def _part(self: ClipDataset, position, epoch, view, frames, span) -> slice:
+    "The frames among which a view lies: all of them, or with `halves` one half that holds a clip."
+    middle = frames // 2
+    if not self.halves or middle < span:
+        return slice(0, frames)
+    later = self.half(position, epoch) == (1 if view < 2 else 0)
+    return slice(middle, frames) if later else slice(0, middle)
+
 # %% ../nbs/clips/04_clips.ipynb #f9f96876
 @patch
 def _random_times(self: ClipDataset, position, epoch, view, frames):
     "Frame numbers of one random view, int64 [1,length]."
-    stream = 0 if self.same_time else view
+    stream = 0 if self.same_time or self.halves and view < 2 else view
     rng = sample_rng(self.seed, epoch, position, f"time/{stream}")
     if self.sampling == "segments":
         return segment_indices(frames, self.length, 1, rng)
@@ -611,10 +642,12 @@ def _random_times(self: ClipDataset, position, epoch, view, frames):
     stride = int(rng.choice(self.stride)) if several else self.stride
     if self.still:
         return still_clip_indices(frames, self.length, stride, self.still, 1, rng, self.short)
-    start = self._moving_start(position, stride, rng) if self.guide_time else None
+    part = self._part(position, epoch, view, frames, (self.length - 1) * stride + 1)
+    start = self._moving_start(position, stride, rng, part) if self.guide_time else None
     if start is not None:
         return (start + np.arange(self.length) * stride)[None]
-    return temporal_indices(frames, self.length, stride, "random", 1, rng, self.short)
+    room = part.stop - part.start
+    return part.start + temporal_indices(room, self.length, stride, "random", 1, rng, self.short)
 
 # %% ../nbs/clips/04_clips.ipynb #275fe864
 @patch
@@ -669,6 +702,8 @@ def read(
         out |= self._flow_fields(path, times, used)
     if self.maps:
         out["map"] = self._maps_of(position, times, used)
+    if self.halves:
+        out["half"] = self.half(position, epoch)
     if self.boxes is not None:
         out["boxes"] = self._boxes(position, times, used)
     return out
@@ -769,6 +804,8 @@ def _zeros(self: ClipDataset):
         out["has_mv"] = torch.zeros(views, length, *self.cells, dtype=torch.bool)
     if self.maps:
         out["map"] = torch.zeros(views, length, *self.map_cells)
+    if self.halves:
+        out["half"] = 0
     if self.boxes is not None:
         out["boxes"] = torch.zeros(views, length, 0, 4)
     return out
@@ -864,8 +901,9 @@ def _about(samples):
             batch[key] = default_collate([sample[key] for sample in samples])  # a worker's: in shared memory
     if "boxes" in samples[0]:
         batch["boxes"] = _stacked([sample["boxes"] for sample in samples])
-    for key in ("index", "ok"):
-        batch[key] = torch.tensor([sample[key] for sample in samples])
+    for key in ("index", "ok", "half"):
+        if key in samples[0]:
+            batch[key] = torch.tensor([sample[key] for sample in samples])
     batch["failed"] = {}
     for sample in samples:
         batch["failed"] |= sample["failed"]
@@ -1214,6 +1252,8 @@ def _read_cached(self: ClipDataset, position, epoch, out):
         found |= self._fields(functools.partial(store.motion_at, position), times, cuts)
     if self.maps:
         found["map"] = self._maps_of(position, times, cuts)
+    if self.halves:
+        found["half"] = self.half(position, epoch)
     if self.boxes is not None:
         found["boxes"] = self._boxes(position, times, cuts)
     return found
