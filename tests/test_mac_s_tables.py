@@ -266,7 +266,7 @@ def test_the_curve_shows_every_length_and_judges_by_the_stored_predictions(place
     assert isinstance(curve, Curve) and len(curve.frame) == 5
     for row in ("0", "5", "80"):
         for test in curve.tests:
-            assert curve.values(row, test)[0] == pytest.approx(
+            assert curve.top1("finetune", row, test)[0] == pytest.approx(
                 100 * curve.right("finetune", row, test).mean()
             )
     left, right = curve.figure().axes
@@ -283,7 +283,9 @@ def test_the_curve_shows_every_length_and_judges_by_the_stored_predictions(place
     )
     drawn = {c.get_label(): c.lines[0].get_ydata().tolist() for c in right.containers}
     assert drawn == {
-        f"puppets-u, {t}": [pytest.approx(float(curve.values(r.key, t)[0])) for r in plan.definition.rows]
+        f"puppets-u, {t}": [
+            pytest.approx(float(curve.top1("finetune", r.key, t)[0])) for r in plan.definition.rows
+        ]
         for t in curve.tests
     }
 
