@@ -1589,6 +1589,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'mvnb.papers.mgm.figures._notes': ('papers/mgm/figures.html#_notes', 'mvnb/papers/mgm/figures.py'),
                                          'mvnb.papers.mgm.figures._over_epochs': ( 'papers/mgm/figures.html#_over_epochs',
                                                                                    'mvnb/papers/mgm/figures.py'),
+                                         'mvnb.papers.mgm.figures._over_ratios': ( 'papers/mgm/figures.html#_over_ratios',
+                                                                                   'mvnb/papers/mgm/figures.py'),
                                          'mvnb.papers.mgm.figures.error_of': ( 'papers/mgm/figures.html#error_of',
                                                                                'mvnb/papers/mgm/figures.py'),
                                          'mvnb.papers.mgm.figures.one_colour': ( 'papers/mgm/figures.html#one_colour',

@@ -1,33 +1,15 @@
 """MCL in two processes: DDP averages gradients that were differentiated twice, and the queue is one and the same."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from processes import two_processes
 
 pytestmark = pytest.mark.ddp
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ddp")
-    away = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    env = {k: v for k, v in os.environ.items() if k not in away} | {"OMP_NUM_THREADS": "1"}
-    script = str(Path(__file__).with_name("mcl_ddp.py"))
-    pipes = dict(env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    words = [sys.executable, script, str(folder), str(folder / "meet")]
-    processes = [subprocess.Popen([*words, str(rank)], **pipes) for rank in (0, 1)]
-    try:
-        outs = [p.communicate(timeout=240)[0] for p in processes]
-    finally:
-        for p in processes:
-            if p.poll() is None:
-                p.kill()
-    assert [p.returncode for p in processes] == [0, 0], "\n".join(outs)
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    return two_processes("mcl_ddp.py", tmp_path_factory.mktemp("ddp"))
 
 
 @pytest.mark.parametrize("objective", ["nce", "seco"])

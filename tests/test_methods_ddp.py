@@ -1,42 +1,13 @@
 """MoCo in two processes: keys come home from shuffled batch norm, and the queue is one and the same."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from processes import two_processes
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ddp")
-    env = {
-        k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    }
-    run = lambda rank: subprocess.Popen(
-        [
-            sys.executable,
-            str(Path(__file__).with_name("methods_ddp.py")),
-            str(folder),
-            str(folder / "meet"),
-            str(rank),
-        ],
-        env={**env, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    processes = [run(0), run(1)]
-    try:
-        outs = [p.communicate(timeout=240)[0] for p in processes]
-    finally:
-        for p in processes:
-            if p.poll() is None:
-                p.kill()
-    assert [p.returncode for p in processes] == [0, 0], "\n".join(outs)
-    return [torch.load(folder / f"{r}.pt", weights_only=True) for r in (0, 1)]
+    return two_processes("methods_ddp.py", tmp_path_factory.mktemp("ddp"))
 
 
 pytestmark = pytest.mark.ddp
