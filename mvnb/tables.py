@@ -39,6 +39,7 @@ class Column:
     label: str = ""  # tells columns of one data set apart, such as "R@5"
     metric: str = "top1"  # of a run's results: "top1", "top5" or "R@k"
     params: Options = Options()  # of the method, over the row's
+    family: str = ""  # of the backbone, over the row's and the table's
 
     @property
     def k(self) -> int:
@@ -848,9 +849,10 @@ def _cells(d: Definition, profile: str, videos: Videos, seeds: tuple) -> dict:
     cells = {}
     for seed in seeds:
         for row in (row for row in d.rows if row.key in videos.pretrain):
-            its, family = row.profile(profile, d.paper), row.family or d.family
+            its = row.profile(profile, d.paper)
             protocol = PROTOCOLS[row.protocol or d.protocol]
             for column in d.columns:
+                family = column.family or row.family or d.family
                 if (test := videos.columns[column.key]) and row.runs_on(column):
                     start = test if row.own else videos.pretrain[row.key]
                     cell = evaluation(its, row, protocol, start, test, family, seed, column.params)
