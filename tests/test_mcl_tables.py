@@ -1,0 +1,116 @@
+"MCL's tables: what each row switches on, on which network and videos, and that the published numbers bear the claims out."
+
+import math
+
+import pytest
+
+from mvnb import recipes, tables
+
+NUMBERS = ("1", "2", "3", "4", "5")
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch, puppets_root):
+    monkeypatch.setenv("MVNB_PATHS_RUNS", str(tmp_path / "runs"))
+
+
+def plan(number, profile="demo", **more):
+    return tables.table("mcl", number).plan(profile, **more)
+
+
+def parents(number, profile="demo", column=None):
+    "row -> pretraining, of one column."
+    cells = plan(number, profile).cells
+    return {row: cell.parent for (row, at, _), cell in cells.items() if column in (None, at)}
+
+
+@pytest.mark.parametrize("profile", ["demo", "paper"])
+def test_table_1_switches_one_part_after_the_other(profile):
+    made = {row: recipe.params for row, recipe in parents("1", profile, "R(2+1)D").items()}
+    switched = {row: (p["guide_time"], p["guide_crop"], tuple(p["terms"])) for row, p in made.items()}
+    assert switched == {
+        "baseline": (False, False, ()),
+        "TA": (True, False, ()),
+        "SA": (False, True, ()),
+        "TA + SA": (True, True, ()),
+        "TA + SA + L_t": (True, True, ("T",)),
+        "TA + SA + L_s": (True, True, ("S",)),
+        "TA + SA + L_st": (True, True, ("ST",)),
+        "MCL": (True, True, ("S", "T", "ST")),
+        "SeCo": (False, False, ()),
+    }
+    assert made["SeCo"]["objective"] == "seco" and made["baseline"].get("objective", "nce") == "nce"
+
+
+def test_table_1_s_columns_are_networks():
+    cells = plan("1", "paper").cells
+    networks = {column: cell.backbone for (_, column, _), cell in cells.items()}
+    assert networks == {"R2D": "r2d_50", "R(2+1)D": "r2plus1d_50", "I2D": "i2d", "S3D": "s3d"}
+    starts = {column: cell.parent.params["start"] for (_, column, _), cell in cells.items()}
+    assert starts == {"R2D": "imagenet", "R(2+1)D": "imagenet", "I2D": None, "S3D": None}
+    single = {row for (row, column, _) in cells if column in ("R2D", "I2D")}
+    assert not single & {"TA + SA + L_t", "TA + SA + L_st", "MCL"} and "TA + SA + L_s" in single
+
+
+def test_the_parts_of_table_2_are_table_1_s():
+    one, two = parents("1", "demo", "R(2+1)D"), parents("2")
+    assert two["none"].hash == one["TA + SA"].hash and two["v3"].hash == one["MCL"].hash
+    assert [two[v].params.get("variant", "v3") for v in ("v1", "v2", "v3")] == ["v1", "v2", "v3"]
+
+
+def test_protocols_are_the_paper_s():
+    linear = plan("3", "paper").cells
+    on_ucf = linear["MCL R(2+1)D", "UCF101", 0]
+    assert on_ucf.kind == "linear" and on_ucf.params["svm"] and on_ucf.test_views == 20
+    on_kinetics = linear["MCL R(2+1)D K400", "K400", 0]
+    assert on_kinetics.kind == "linear" and not on_kinetics.params.get("svm")
+    assert on_kinetics.parent.schedule.epochs == 400 and on_ucf.parent.schedule.epochs == 200
+    assert {cell.kind for cell in plan("4", "paper").cells.values()} == {"finetune"}
+    assert {cell.kind for cell in plan("5", "paper").cells.values()} == {"retrieval"}
+
+
+def test_retrieval_on_hmdb51_searches_with_features_of_ucf101():
+    cells = plan("5", "paper").cells
+    assert {cell.parent.data.name for cell in cells.values()} == {"ucf101"}
+    assert {cell.data.name for cell in cells.values()} == {"ucf101", "hmdb51"}
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_the_paper_s_numbers_bear_its_claims_out(number):
+    t = tables.table("mcl", number)
+    for claim in t.claims:
+        gap = claim.gap(t.published)
+        if claim.by == "ours":
+            assert math.isnan(gap)
+        else:
+            assert claim.strength(gap) > 0, (claim.text, claim.place, gap)
+
+
+def test_published_gains_of_the_text():
+    three, four, five = (tables.table("mcl", n).published for n in ("3", "4", "5"))
+    ucf, kinetics = three["UCF101"], three["K400"]
+    assert round(ucf["MCL R(2+1)D"] - ucf["SeCo R(2+1)D"], 2) == 3.93
+    assert round(ucf["MCL R(2+1)D"] - ucf["ImageNet inflated"], 2) == 6.78
+    assert round(ucf["MCL S3D"] - ucf["CoCLR"], 2) == 9.68
+    assert round(kinetics["MCL R(2+1)D K400"] - kinetics["SeCo R(2+1)D K400"], 2) == 4.12
+    assert round(kinetics["MCL R(2+1)D K400"] - kinetics["CVRL"], 2) == 0.52
+    best = four.loc["MCL R(2+1)D K400"] - four.loc["CVRL"]
+    assert best.round(2).tolist() == [1.21, 2.38]
+    first = five[["UCF101 R@1", "HMDB51 R@1"]]
+    assert (first.loc["MCL S3D"] - first.loc["CoCLR-2Stream"]).round(1).tolist() == [11.1, 0.6]
+    assert (first.loc["MCL R(2+1)D"] - first.loc["MCL S3D"]).round(1).tolist() == [1.6, 2.3]
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_they_run(number):
+    t = tables.table("mcl", number)
+    out = t.run(t.plan("smoke"))
+    assert not out.frame["value"].isna().any() and "not judged" in str(out.claims)
+
+
+def test_small_profiles_have_no_network_without_a_stand_in():
+    small = recipes.profile("demo", "mcl")
+    for number in NUMBERS:
+        for profile in ("demo", "smoke"):
+            used = {cell.backbone for cell in plan(number, profile).cells.values()}
+            assert used <= set(small.backbones.values()), (number, used)
