@@ -94,6 +94,16 @@ TABLE1 = define(
             rows=(
                 *_rows1(),
                 Row("SeCo", "SeCo's parts, without motion", "mcl", mcl(objective="seco"), extra=True),
+                Row(
+                    "vectors",
+                    "MCL, maps from motion vectors",
+                    "mcl",
+                    ALL,
+                    small=Options(maps="vectors"),
+                    changes=dict(method=Options(maps="vectors")),
+                    columns=_DEEP,
+                    extra=True,
+                ),
             ),
             claims=tuple(_claims1()),
             parts={
