@@ -38,7 +38,9 @@ def test_table_1_switches_one_part_after_the_other(profile):
         "TA + SA + L_st": (True, True, ("ST",)),
         "MCL": (True, True, ("S", "T", "ST")),
         "SeCo": (False, False, ()),
+        "vectors": (True, True, ("S", "T", "ST")),
     }
+    assert made["vectors"]["maps"] == "vectors" != made["MCL"].get("maps", "tvl1")
     assert made["SeCo"]["objective"] == "seco" and made["baseline"].get("objective", "nce") == "nce"
 
 

@@ -221,7 +221,7 @@ def _claims4():
         yield Claim("from Kinetics-400: MCL beats DynamoNet from YouTube-8M", column, best, ("DynamoNet",))
         yield Claim("Kinetics-400 is a better start than UCF101", column, best, mine)
 
-
+# %% ../../../nbs/papers/mcl/3_tables.ipynb #f37996ed
 TABLE4 = define(
     Definition(
         **LINEAR
@@ -256,13 +256,13 @@ def _columns5():
 
 def _claims5():
     for column in _columns5():
-        ours = (f"MCL R(2+1)D",)
+        ours = ("MCL R(2+1)D",)
         both = ("CoCLR-RGB", "CoCLR-2Stream")
         yield Claim("MCL with S3D beats CoCLR, its two streams too", column.key, ("MCL S3D",), both)
         yield Claim("MCL with R(2+1)D beats MCL with S3D", column.key, ours, ("MCL S3D",))
         yield Claim("MCL beats its contrast without motion", column.key, ours, ("contrast",), by="ours")
 
-
+# %% ../../../nbs/papers/mcl/3_tables.ipynb #45cb5236
 TABLE5 = define(
     Definition(
         **LINEAR
