@@ -266,7 +266,7 @@ def test_a_claim_is_the_text_s_the_table_s_or_ours():
         ("mac", "ours"),
         ("mgm", "text"),
         ("mgm", "table"),
-    }
+    } | {("mcl", by) for by in ("text", "table", "ours")}
     with pytest.raises(ValueError, match="use one of text, table, ours"):
         tables.Claim("x", "a", ("p",), ("q",), by="paper")
 
