@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['READERS', 'OVER_VIDEOS', 'MAPS', 'READ', 'MOST', 'Definition', 'definitions', 'Videos', 'Plan', 'Figure', 'figure',
            'Drawing', 'printed', 'test_clips', 'truth_of', 'spread_over_classes', 'first_of_each', 'mean_error',
-           'Judged', 'means_of', 'seen_by_all', 'judge_claim', 'classifier_of', 'readout', 'look', 'Maps']
+           'Judged', 'means_of', 'seen_by_all', 'judge_claim', 'Shown', 'classifier_of', 'readout', 'look', 'Maps']
 
 # %% ../nbs/results/35_figures.ipynb #20fa12a4
 import math
@@ -25,7 +25,7 @@ from . import clips, explain, models, papers, protocols, puppets, recipes, runs,
 from .augment import luma, normalize, to_float
 from .claims import COLUMNS, FEWEST, NARROWLY, NOT_JUDGED, OTHERS, SAME_VIDEOS, Verdict, Verdicts
 from .claims import as_text, expectation_notes, is_expected, judge, number, seeds_note, wide
-from .outcomes import distinct, provenance_of, ranks_of, remarks, save_picture
+from .outcomes import distinct, provenance_of, ranks_of, remarks, save_picture, shown
 from .settings import nearest
 from .tables import called, csv_lines, duration, length_of, markdown, paragraphs, seed_text, seeds_of
 
@@ -498,6 +498,105 @@ OVER_VIDEOS = (
     "Gap ± margin in percentage points: the mean difference over test videos, paired, and its 95 % interval "
     f"(Student's t). p is one-sided. Nothing is trained here, so there are no seeds. {NARROWLY}"
 )
+
+# %% ../nbs/results/35_figures.ipynb #8c8b702f
+_SOME = {"smoke": 8, "demo": 96, "paper": 400, "released": 400}  # test videos of a seed, at most
+
+# %% ../nbs/results/35_figures.ipynb #ec337e56
+class Shown(Drawing):
+    "Stored networks on test clips of their own worlds; a figure says what it measures and keeps."
+
+    def __init__(self, plan: Plan, results: dict, device="cpu", workers=0, progress=True):
+        self.plan = plan
+        self.results = results
+        self.device = device
+        self.recipe = next(iter(results.values())).recipe
+        self.numbers = {}  # key, see the figure -> seed -> float64 [videos]
+        self.pictures = []  # of the first seed's examples
+        for seed in plan.seeds:
+            dataset = self.clips_of(seed)
+            self.count = len(dataset)
+            self._measure(seed, dataset, workers, progress)
+
+    @property
+    def also(self) -> Mapping:  # options of `clips.ClipDataset`
+        "What batches must hold besides clips; nothing here."
+        return {}
+
+    def clips_of(self, seed: int) -> clips.ClipDataset:
+        "Test clips of a seed's world, cut as the runs'."
+        plan, cut = self.plan, self.recipe.clips
+        profile = recipes.profile(plan.profile, plan.definition.paper)
+        split = "test" if plan.real else "test-unbiased"
+        index = recipes.training_data(profile, plan.videos.name, split, seed=seed).load()
+        some = spread_over_classes(index, _SOME[plan.profile])
+        return test_clips(some, cut.length, cut.stride, cut.size, **self.also)
+
+    def begin(self, seed: int):
+        "What a figure needs of a seed's networks."
+        raise NotImplementedError
+
+    def measure(self, seed: int, batch: dict, keep: list) -> tuple:  # key -> float [B]; pictures
+        "Numbers of a batch, and pictures of the samples that are kept."
+        raise NotImplementedError
+
+# %% ../nbs/results/35_figures.ipynb #3ffbecbb
+@patch
+def seen(self: Shown, clip: Tensor) -> Tensor:  # uint8 [B,3,T,H,W] -> float [B,C,T,H,W], normalised
+    "Clips as the networks see them."
+    clip = to_float(clip.to(self.device))
+    return normalize(luma(clip) if self.recipe.model.get("channels") == 1 else clip)
+
+
+@patch
+def _measure(self: Shown, seed: int, dataset, workers: int, progress: bool):
+    "Numbers of a seed's test clips; NaN where a video cannot be read."
+    examples = first_of_each(dataset.index.labels, 4) if seed == self.plan.seeds[0] else []
+    self.begin(seed)
+    loader = clips.batches(dataset, 8, 0, shuffle=False, drop_last=False, workers=workers)
+    total = math.ceil(len(dataset) / 8)
+    parts = {}
+    for batch in tqdm(loader, desc=f"seed {seed}", total=total, mininterval=0.5, disable=not progress):
+        where = batch["index"].tolist()
+        keep = [k for k, i in enumerate(where) if i in examples and batch["ok"][k]]
+        batch["truth"] = None if self.plan.real else truth_of(dataset, where)[:, 0].to(self.device)
+        with torch.no_grad():
+            values, pictures = self.measure(seed, batch, keep)
+        for key, x in values.items():
+            kept = torch.where(batch["ok"], x.cpu().double(), torch.nan)
+            parts.setdefault(key, []).append(kept)
+        names = [str(dataset.index.classes[dataset.labels[where[k]]]) for k in keep]
+        self.pictures += [picture | {"name": name} for picture, name in zip(pictures, names)]
+    for key, values in parts.items():
+        self.numbers.setdefault(key, {})[seed] = torch.cat(values).numpy()
+
+
+@patch
+def of(self: Shown, *key) -> np.ndarray:  # float64 [seeds,videos]
+    "A number, video by video. Raises KeyError."
+    return np.stack([self.numbers[key][seed] for seed in self.plan.seeds])
+
+
+@patch
+def means(self: Shown, *key, times: float = 1) -> str:  # such as "31.0 ± 1.2"
+    "A number's mean over videos, and its spread over seeds."
+    return shown(times * np.nanmean(self.of(*key), 1))
+
+# %% ../nbs/results/35_figures.ipynb #6bb33483
+@patch(as_prop=True)
+def provenance(self: Shown) -> list:  # of sentences
+    "Where the numbers come from."
+    plan, one = self.plan, self.recipe
+    cut = f"one clip of {one.clips.length} frames with stride {one.clips.stride} at {one.clips.size}² each"
+    start = distinct((r.recipe.parent or r.recipe).data.name for r in self.results.values())
+    spread = " (mean ± standard deviation)" if len(plan.seeds) > 1 else ""
+    lines = [
+        f"{plan.profile} profile, {one.backbone} pretrained on {start}, {seed_text(plan.seeds)}{spread}; "
+        f"{plan.videos.name}, {self.count} test videos, {cut}; {provenance_of(list(self.results.values()))}."
+    ]
+    if not plan.real:
+        lines.append("Puppets and small networks: compare our rows with each other, not with the paper.")
+    return lines + remarks(plan)
 
 # %% ../nbs/results/35_figures.ipynb #e9cfd252
 def classifier_of(

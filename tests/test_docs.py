@@ -269,7 +269,7 @@ def test_scoreboard_shows_every_claim_and_sums_them_up(pages):
     for kind in ("holds", "fails", "undecided"):
         shown = sum(len(table.select(f".verdict.{kind}")) for table in tables)
         assert shown == counted[kind].sum(), kind
-    assert text.count(f"Claims should show on the unbiased test: {BY_SCENE}.") == 3  # once per paper
+    assert text.count(f"Claims should show on the unbiased test: {BY_SCENE}.") == len(board["paper"].unique())
 
 
 def lines_of_two_tests(**more):
