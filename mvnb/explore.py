@@ -298,10 +298,15 @@ def _hide(clip, mask, background):
     return mixing.alpha_blend(clip, mask, 0.0)
 
 
+def _keep(clip, mask, background):
+    return mixing.alpha_blend(clip, ~mask, 0.0)
+
+
 MIXES = {
     "merge": Mix(_merge, "mixing.merge(clip, background, mask)", background=True),
     "blend": Mix(_blend, "mixing.alpha_blend(clip, mask{knobs})"),
     "hide": Mix(_hide, "mixing.alpha_blend(clip, mask, 0.0)"),
+    "keep": Mix(_keep, "mixing.alpha_blend(clip, ~mask, 0.0)"),
 }
 
 # %% ../nbs/use/40_explore.ipynb #5c185042

@@ -12,6 +12,7 @@ from mvnb.augment import Photometric
 from mvnb.losses import info_nce, motion_alignment
 from mvnb.methods.contrast import MoCo
 from mvnb.models import WeightsError
+from mvnb.papers.mcl import method as mcl_method
 from mvnb.papers.mcl.method import MCL, inside_video
 from mvnb.train import Schedule, fit
 
@@ -419,3 +420,54 @@ def test_a_checkpoint_brings_everything_back():
     batch = make_batch(views=4, seed=3)
     second.seed = first.seed
     assert first.eval()(batch)["loss"].equal(second.eval()(batch)["loss"])
+
+
+# ---------------------------------------------------------------- what moves, as a mask
+
+
+def one_square_moves():
+    "A textured square that moves two pixels per frame over a textured scene."
+    generator = torch.Generator().manual_seed(0)
+    scene = torch.rand(3, 12, 12, generator=generator)
+    scene = F.interpolate(scene[None], (96, 96), mode="bilinear")[0]
+    square = F.interpolate(torch.rand(1, 3, 6, 6, generator=generator), (24, 24), mode="bilinear")[0]
+    frames = scene[:, None].repeat(1, 6, 1, 1)
+    truth = torch.zeros(96, 96, dtype=torch.bool)
+    for t in range(6):
+        frames[:, t, 20:44, 20 + 2 * t : 44 + 2 * t] = square
+        truth[20:44, 20 + 2 * t : 44 + 2 * t] = True
+    return frames[None], truth
+
+
+def test_the_mask_of_what_moves_lies_on_what_moves():
+    clip, truth = one_square_moves()
+    mask = mcl_method.moving_mask(clip)
+    assert mask.shape == (1, 96, 96) and mask.sum() == 96 * 96 // 10
+    around = F.max_pool2d(truth[None].float(), 9, 1, 4)[0].bool()  # boundaries lie on both sides of an edge
+    assert (mask[0] & around).sum() > 0.9 * mask.sum()
+    assert torch.equal(mask, mcl_method.moving_mask((255 * clip).round().to(torch.uint8)))
+    assert mcl_method.moving_mask(clip, beta=0.3).sum() == int(0.3 * 96 * 96)
+
+
+def test_a_view_holds_what_moves_and_is_a_box():
+    clip, truth = one_square_moves()
+    views = [mcl_method.view_mask(clip, seed=seed)[0] for seed in range(20)]
+    for view in views:
+        ys, xs = torch.nonzero(view, as_tuple=True)
+        assert view[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1].all()
+        assert (view & truth).sum() > 0.5 * truth.sum()
+    assert len({tuple(view.flatten().tolist()) for view in views}) > 10
+    still = clip[:, :, :1].expand(-1, -1, 6, -1, -1)
+    assert mcl_method.view_mask(still).all()
+
+
+@pytest.mark.parametrize("name", ["mcl_motion", "mcl_view"])
+def test_the_explorer_shows_mcl_s_maps(name):
+    from mvnb import explore
+
+    view = explore.look(explore.Choice(mask=name))
+    wanted = ["flow, middle frame", "boundary of u", "boundary of v", "S-motion", "target of alignment, S"]
+    assert list(view.stages) == wanted
+    outside = ~view.mask
+    assert (view.mixed[:, :, outside] == 0).all() and view.mixed[:, :, view.mask].any()
+    assert "alpha_blend(clip, ~mask, 0.0)" in explore.snippet(view.choice)
