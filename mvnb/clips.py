@@ -934,7 +934,8 @@ def _one_thread(_):
 
 # %% ../nbs/clips/04_clips.ipynb #42ad725a
 def _from_files(dataset, steps, epoch, workers):
-    options = dict(batch_sampler=steps, collate_fn=_collate, num_workers=workers)
+    own = torch.Generator()  # a loader draws a seed when it starts: torch's own belongs to the training
+    options = dict(batch_sampler=steps, collate_fn=_collate, num_workers=workers, generator=own)
     if workers:
         options |= dict(prefetch_factor=2, worker_init_fn=_one_thread, pin_memory=torch.cuda.is_available())
     return DataLoader(_Samples(dataset, epoch), **options)

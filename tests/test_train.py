@@ -612,12 +612,16 @@ def test_a_stream_that_ends_early_is_an_error(tmp_path):
         run(tmp_path, data=Short())
 
 
-def test_interrupted_equals_uninterrupted_on_real_clips(tmp_path, puppets_root):
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("cache, workers", [("memory", 0), (None, 0), (None, 2)])
+def test_interrupted_equals_uninterrupted_on_real_clips(tmp_path, puppets_root, cache, workers, accumulate):
+    "Dropout draws from torch's own generator, which a loader must leave alone."
     from mvnb import clips, datasets, models, protocols
 
     index = datasets.load("puppets-u", "train", root=puppets_root, scale=0.15)
-    data = clips.ClipDataset(index, length=4, stride=2, size=32, cache="memory")
-    schedule = Schedule(epochs=2, batch_size=len(index) // 4, lr=0.01)
+    data = clips.ClipDataset(index, length=4, stride=2, size=32, cache=cache)
+    batch_size = len(index) // (4 * accumulate)
+    schedule = Schedule(epochs=2, batch_size=batch_size, accumulate=accumulate, lr=0.01)
 
     class Classifier(protocols.Classifier):
         def __init__(self, at=None):
@@ -629,8 +633,8 @@ def test_interrupted_equals_uninterrupted_on_real_clips(tmp_path, puppets_root):
             if step == self.at:
                 raise Stopped
 
-    whole, done = run(tmp_path / "whole", schedule, Classifier(), data)
+    whole, done = run(tmp_path / "whole", schedule, Classifier(), data, workers=workers)
     with pytest.raises(Stopped):
-        run(tmp_path / "cut", schedule, Classifier(5), data, checkpoint_every=0)
-    method, rest = run(tmp_path / "cut", schedule, Classifier(), data)
+        run(tmp_path / "cut", schedule, Classifier(5), data, checkpoint_every=0, workers=workers)
+    method, rest = run(tmp_path / "cut", schedule, Classifier(), data, workers=workers)
     assert rest.resumed == 5 and rest.steps == 8 and rest.losses == done.losses and same(method, whole)
