@@ -39,6 +39,17 @@ def _given(args, *names) -> dict:
 def _workers(text: str | None) -> int | None:
     return None if text is None else settings.workers(text)
 
+# %% ../nbs/use/43_cli.ipynb #cf14bf58
+def _say(*values, sep: str = " ", file=None, flush: bool = False):
+    "Prints; what file names hold cannot do anything to the terminal, or fail there."
+    print(*map(settings.printable, values), sep=sep, file=file, flush=flush)
+
+
+def _forgiving(stream):
+    "A terminal that lacks a sign shows its number."
+    if hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors="backslashreplace")
+
 # %% ../nbs/use/43_cli.ipynb #fc743e1e
 def _probe(args) -> int:
     "What decodes in each file, and how much of it carries motion vectors."
@@ -50,10 +61,10 @@ def _probe(args) -> int:
             p = video.probe(path)
         except video.VideoError as e:
             bad += 1
-            print(f"{path}: {e.reason}", file=sys.stderr)
+            _say(f"{path}: {e.reason}", file=sys.stderr)
             continue
         share = p.mv_frames / p.frames if p.frames else 0
-        print(
+        _say(
             f"{path}: {p.codec}, {p.width}×{p.height}, {p.fps:.4g} fps, {p.frames} frames decode, "
             f"motion vectors in {p.mv_frames} ({share:.0%})" + (f"; {p.reason}" if p.reason else "")
         )
@@ -66,10 +77,10 @@ def _data_check(args) -> int:
 
     where = {name: value for name, value in _given(args, "root", "annotations").items() if value}
     report = datasets.check(args.name, args.split, args.fold, limit=args.limit, **where)
-    print(report)
+    _say(report)
     if not report.ok:
         lost = f"{len(report.missing)} missing, {len(report.unreadable)} unreadable"
-        print(f"\n{args.name}: {lost}", file=sys.stderr)
+        _say(f"\n{args.name}: {lost}", file=sys.stderr)
     return int(not report.ok)
 
 
@@ -81,7 +92,7 @@ def _data_make(args) -> int:
     if scale is None:
         scale = 1.0 if args.profile in recipes.PUBLISHED else recipes.profile(args.profile).scale
     for name in args.names or puppets.NAMES:
-        print(puppets.make(name, seed=args.seed, scale=scale))
+        _say(puppets.make(name, seed=args.seed, scale=scale))
     return 0
 
 
@@ -96,9 +107,9 @@ def _transcode(args) -> int:
             raise ValueError(f"{args.source} has no root: set it under [data] in settings.local.ini")
     encoding = transcode.Encoding(args.short or None, args.gop, args.bframes, args.crf, args.preset)
     found = transcode.transcode(root, args.target, encoding, settings.jobs("cpu"), args.limit)
-    print(found)
+    _say(found)
     if args.source != str(root):
-        print(f"To use it: {args.source} = {found.target.absolute()} under [data] in settings.local.ini")
+        _say(f"To use it: {args.source} = {found.target.absolute()} under [data] in settings.local.ini")
     return int(bool(found.failed))
 
 # %% ../nbs/use/43_cli.ipynb #dbb6205b
@@ -111,7 +122,7 @@ def _motion_build(args) -> int:
     known = args.name in datasets.SPLITS or not folder.is_dir()
     index = datasets.load(args.name, args.split, args.fold) if known else datasets.folder(folder, "all")
     found = maps.build(index, kind, limit=args.limit)
-    print(found)
+    _say(found)
     return int(bool(found.failed))
 
 
@@ -122,9 +133,9 @@ def _boxes(args) -> int:
     index = datasets.load(args.name, args.split)
     found = boxes.detect(index, args.out, every=args.every, device=args.device)
     setting = f"{args.name}_boxes = {Path(args.out).expanduser().absolute()}"
-    print(f"{found}\nFor tables: {setting} under [data] in settings.local.ini")
+    _say(f"{found}\nFor tables: {setting} under [data] in settings.local.ini")
     for path, reason in found.failed.items():
-        print(f"{path}: {reason}", file=sys.stderr)
+        _say(f"{path}: {reason}", file=sys.stderr)
     return int(bool(found.failed))
 
 # %% ../nbs/use/43_cli.ipynb #0727a2c2
@@ -144,7 +155,7 @@ def _pretrain(args) -> int:
     wish |= _given(args, "precision", "seed", "out", "weights", "skip_unreadable", "device")
     params = dict(map(_split, args.parameter))
     wish["params"] = {name: own.value_of(value) for name, value in params.items()}
-    print(own.pretrain(args.method, args.path, args.profile, workers=_workers(args.workers), **wish))
+    _say(own.pretrain(args.method, args.path, args.profile, workers=_workers(args.workers), **wish))
     return 0
 
 
@@ -153,7 +164,7 @@ def _features(args) -> int:
     from mvnb import own
 
     wish = _given(args, "views", "batch_size", "backbone", "frames", "stride", "size", "map", "device")
-    print(own.features(args.path, args.weights, args.out, workers=_workers(args.workers), **wish))
+    _say(own.features(args.path, args.weights, args.out, workers=_workers(args.workers), **wish))
     return 0
 
 # %% ../nbs/use/43_cli.ipynb #bdf4a874
@@ -189,10 +200,10 @@ def _plan(args) -> int:
     wanted = (args.only, args.paper, args.number)
     graph = batch.gather(values["profile"], *wanted, values["seeds"], values["data"])
     if args.number is not None:
-        print(f"{tables.table(args.paper, args.number).plan(**_for_plan(values))}\n")
-    print(tables.markdown(batch.listing(graph)), *batch.summary(graph), sep="\n")
+        _say(f"{tables.table(args.paper, args.number).plan(**_for_plan(values))}\n")
+    _say(tables.markdown(batch.listing(graph)), *batch.summary(graph), sep="\n")
     if graph.todo:
-        print(f"\n{tables.markdown(batch.costs(graph))}")
+        _say(f"\n{tables.markdown(batch.costs(graph))}")
     return 0
 
 # %% ../nbs/use/43_cli.ipynb #99dc8962
@@ -214,8 +225,8 @@ def _runs_list(args) -> int:
         about = f"{meta['finished'][:16]}  {meta['profile']:<5}  {meta['seconds']:7.0f} s"
         tests = _accuracies(record["metrics"])
         recipe = recipes.from_json(record["recipe"])
-        print(f"{record['hash']}  {about}  {recipe}" + (f": {tests}" if tests else ""))
-    print(f"{len(records)} runs in {settings.runs()}")
+        _say(f"{record['hash']}  {about}  {recipe}" + (f": {tests}" if tests else ""))
+    _say(f"{len(records)} runs in {settings.runs()}")
     return 0
 
 # %% ../nbs/use/43_cli.ipynb #d9ac1326
@@ -359,7 +370,7 @@ def _written(plan, values: dict) -> Path:  # the page
 
     if plan.videos.blocked:
         raise Refused(plan.videos.blocked)
-    print(f"{plan}\n", flush=True)
+    _say(f"{plan}\n", flush=True)
     page = settings.pages() / plan.profile / f"{plan.stem}.ipynb"
     _execute(pages.notebook_of(plan.definition), page, values)
     if lost := plan.refresh().todo:
@@ -377,7 +388,7 @@ def _encoder_in(table, args, values: dict) -> int:
     file = own.weights_file(args.encoder)
     plan = table.plan(**_for_plan(values), encoder=file, backbone=args.backbone)
     outcome = table.run(plan, device=values["device"], workers=values["workers"])
-    print(f"\n{outcome}")
+    _say(f"\n{outcome}")
     return 0
 
 # %% ../nbs/use/43_cli.ipynb #9ad4911e
@@ -387,9 +398,9 @@ def _shown_table(table, values: dict) -> Path:  # the page
     plan = table.plan(**_for_plan(values))
     page = _written(plan, values)
     outcome = table.run(plan, progress=False)
-    print(f"\n{outcome}\n\n{outcome.claims}\n")
-    print(f"The page is {page}\nIts figure   {page.with_suffix('.png')}")
-    print(f"This took {time.monotonic() - started:.0f} s.")
+    _say(f"\n{outcome}\n\n{outcome.claims}\n")
+    _say(f"The page is {page}\nIts figure   {page.with_suffix('.png')}")
+    _say(f"This took {time.monotonic() - started:.0f} s.")
     return page
 
 
@@ -488,7 +499,7 @@ def _demo(args) -> int:
     args.seeds = args.seeds or "3"
     page = _shown_table(tables.Table(tables.demo()), _parameters(args))
     if not settings.publish():
-        print(f"\n{_beside_committed(page)}")
+        _say(f"\n{_beside_committed(page)}")
     return 0
 
 # %% ../nbs/use/43_cli.ipynb #33fada4d
@@ -504,9 +515,9 @@ def _figure(args) -> int:
     claims = pd.read_csv(page.with_suffix(".claims.csv"), dtype=str, keep_default_na=False)
     if len(claims):
         shown = claims[["claim", "measured_on", "test", "verdict", "gap", "margin"]]
-        print(f"{tables.markdown(shown.rename(columns={'measured_on': 'measured on'}))}\n")
-    print(f"The page is {page}\nIts picture  {page.with_suffix('.png')}")
-    print(f"This took {time.monotonic() - started:.0f} s.")
+        _say(f"{tables.markdown(shown.rename(columns={'measured_on': 'measured on'}))}\n")
+    _say(f"The page is {page}\nIts picture  {page.with_suffix('.png')}")
+    _say(f"This took {time.monotonic() - started:.0f} s.")
     return 0
 
 # %% ../nbs/use/43_cli.ipynb #12c940d1
@@ -580,7 +591,7 @@ def _run(args) -> int:
     recipe = _find_run(args.name, profile, values)
     result = _ensure(recipe, args.nproc, args.device, settings.workers(args.workers))
     if os.environ.get("RANK", "0") == "0":
-        print(result)
+        _say(result)
     return 0
 
 # %% ../nbs/use/43_cli.ipynb #f3e95a7f
@@ -609,7 +620,7 @@ def _batch(args) -> int:
     wanted = (args.only, args.paper, None)
     graph = batch.runnable(batch.gather(values["profile"], *wanted, values["seeds"], values["data"]))
     graph.options = batch.resources(args.on, args.device, args.cores, args.gpus, args.nproc, args.threads)
-    print(*batch.summary(graph), sep="\n", flush=True)
+    _say(*batch.summary(graph), sep="\n", flush=True)
     more = tuple(shlex.split(args.snakemake))
     if not args.dry_run:
         return int(not batch.start(graph, args.on, args.cores, more))
@@ -634,7 +645,7 @@ def _batch_job(args) -> int:
         if mine:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
         began = time.time()
-        print(graph.jobs[name], *([f"on device {', '.join(mine)}"] if mine else []), flush=True)
+        _say(graph.jobs[name], *([f"on device {', '.join(mine)}"] if mine else []), flush=True)
         if name in graph.runs:
             workers = args.threads if args.threads > 1 else 0
             _ensure(graph.runs[name], options["nproc"], options["device"], workers)
@@ -975,15 +986,16 @@ def main(
 ) -> int:  # exit code
     "The `mvnb` command."
     args = parser().parse_args(argv)
+    _forgiving(sys.stdout)
     try:
         with _environment(**_settings_in(args)):
             return args.run(args)
     except (Refused, ValueError, OSError, ImportError) as e:
         if os.environ.get("MVNB_DEBUG"):
             raise
-        print(f"mvnb: {e}", file=sys.stderr)
+        _say(f"mvnb: {e}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         logging.getLogger("asyncio").disabled = True  # it would tell of the notebook's cell
-        print("\nmvnb: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        _say("\nmvnb: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130

@@ -39,7 +39,7 @@ from mvnb.tables import (
 # %% ../nbs/results/33_outcomes.ipynb #8511f169
 def ranks_of(path: Path) -> np.ndarray:  # int [videos], in the order of their paths
     "The rank of each test video's class among the guesses, from stored predictions; -1 where it is unknown."
-    with open(path, newline="", encoding="utf-8") as file:
+    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
         lines = sorted(csv.DictReader(file), key=lambda line: line["path"])
     return np.array([int(line["rank"]) for line in lines])
 

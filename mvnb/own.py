@@ -77,13 +77,10 @@ def _below(
             yield path
 
 # %% ../nbs/use/41_own.ipynb #05844e1c
-_SPLITS = ("train", "val", "test", "validation")
-
-
 def _class_of(path: str) -> str:  # "" for a video outside of class folders
     "The class folder of a relative path."
     folders = path.split("/")[:-1]
-    if folders and folders[0] in _SPLITS:
+    if folders and folders[0].casefold() in datasets.SPLIT_FOLDERS:
         folders = folders[1:]
     return folders[0] if folders else ""
 
@@ -327,8 +324,8 @@ class Plan:
 
 # %% ../nbs/use/41_own.ipynb #303a61b9
 def _shown(path) -> str:
-    "A name for the screen: file names may hold line breaks, or bytes that are not UTF-8."
-    return os.fsencode(str(path)).decode("utf-8", "replace").translate({i: "?" for i in range(32)})
+    "A name for the screen, on one line."
+    return settings.printable(path).translate({9: "?", 10: "?"})
 
 
 def _absolute(path: str | Path) -> Path:

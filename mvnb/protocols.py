@@ -227,6 +227,16 @@ def _outputs(model, clips: Tensor, pool: str, precision: str) -> Tensor:  # [B,D
     return values.softmax(2).mean(1) if pool == "softmax" else values.mean(1)
 
 
+def _none_read(dataset) -> str:
+    "What to say of videos of which none can be read."
+    index = dataset.index
+    path, why = next(iter(dataset.failed.items()), (index.paths[0], "see the log"))
+    what = f"none of the {len(index)} videos of {index.name} {index.split} can be read"
+    return (
+        f"{what}, so there is nothing to measure ({path}: {why}): check the list and the folder {index.root}"
+    )
+
+
 def _in_order(parts: list, dataset) -> Extracted:
     "Batches of (index, ok, values), put into the order of the data set; zeros for unreadable videos."
     index, ok, found = (torch.cat(column) for column in zip(*parts))
@@ -234,6 +244,8 @@ def _in_order(parts: list, dataset) -> Extracted:
     values[index] = found * ok.view(-1, *[1] * (found.ndim - 1))
     read = torch.zeros(len(dataset), dtype=torch.bool)
     read[index] = ok
+    if not read.any():
+        raise ValueError(_none_read(dataset))
     if not values.isfinite().all():
         raise ValueError("the model's outputs are not finite: check its weights, or use precision='32'")
     labels = torch.from_numpy(np.array(dataset.index.labels))
@@ -428,7 +440,7 @@ def _write_table(path: Path, header: tuple, rows) -> None:
     "A CSV, written under a temporary name and renamed."
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(partial, "w", newline="", encoding="utf-8") as file:
+    with open(partial, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         out = csv.writer(file)
         out.writerow(header)
         out.writerows(rows)

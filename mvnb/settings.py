@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['root', 'get', 'folder', 'data_root', 'annotations', 'device', 'workers', 'cores', 'threads', 'jobs', 'outputs',
-           'publish', 'pages', 'runs', 'cache', 'nearest']
+           'publish', 'pages', 'runs', 'cache', 'nearest', 'printable']
 
 # %% ../nbs/clips/00_settings.ipynb #4820e33b
 import configparser
@@ -195,3 +195,12 @@ def nearest(
     "A suggestion for the end of an error message."
     near = difflib.get_close_matches(str(word), [str(name) for name in known], 1, 0.5)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+# %% ../nbs/clips/00_settings.ipynb #adeed378
+_UNPRINTABLE = {sign: "?" for sign in (*range(32), *range(127, 160)) if chr(sign) not in "\n\t"}
+_UNPRINTABLE |= dict.fromkeys(range(0xD800, 0xE000), "\ufffd")  # bytes that are not UTF-8
+
+
+def printable(text: object) -> str:
+    "A text for the screen: file names may hold escape sequences, or bytes that are not UTF-8."
+    return str(text).translate(_UNPRINTABLE)
