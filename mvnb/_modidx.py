@@ -2069,6 +2069,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                            'mvnb.runs._guessed': ('results/runs.html#_guessed', 'mvnb/runs.py'),
                            'mvnb.runs._inputs': ('results/runs.html#_inputs', 'mvnb/runs.py'),
                            'mvnb.runs._is_like': ('results/runs.html#_is_like', 'mvnb/runs.py'),
+                           'mvnb.runs._is_own_repository': ('results/runs.html#_is_own_repository', 'mvnb/runs.py'),
                            'mvnb.runs._is_ready': ('results/runs.html#_is_ready', 'mvnb/runs.py'),
                            'mvnb.runs._left_out': ('results/runs.html#_left_out', 'mvnb/runs.py'),
                            'mvnb.runs._lineage': ('results/runs.html#_lineage', 'mvnb/runs.py'),

@@ -302,9 +302,15 @@ def _git(*words) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
+def _is_own_repository() -> bool:
+    "Whether git's repository is this one, and not one that a copy without its own happens to lie in."
+    top = _git("rev-parse", "--show-toplevel")
+    return bool(top) and os.path.samefile(top, settings.root())
+
+
 def commit() -> str:  # such as "1a2b3c4" or "1a2b3c4+changes"
     "The commit of the repository; `+changes` if tracked files outside outputs/ differ from it."
-    head = _git("rev-parse", "--short=10", "HEAD")
+    head = _git("rev-parse", "--short=10", "HEAD") if _is_own_repository() else None
     if head is None:
         return "no commit"
     changes = _git("status", "--porcelain", "-uno", "--", ".", ":(exclude)outputs")

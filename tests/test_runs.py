@@ -17,7 +17,7 @@ from filelock import FileLock
 from hypothesis import given, settings as hyp, strategies as st
 from threadpoolctl import threadpool_info
 
-from mvnb import boxes, recipes, runs
+from mvnb import boxes, recipes, runs, settings
 from mvnb.recipes import Clips, Data, Options, Recipe, from_json
 from mvnb.train import Schedule
 
@@ -1047,3 +1047,21 @@ def test_a_transformer_is_fine_tuned_as_its_recipe_says(store):
 def test_repeats_cost_as_many_passes():
     once, twice = (runs._training_passes(strong(repeats=n), 48) for n in (1, 2))
     assert twice == 2 * once
+
+
+def test_a_copy_inside_another_repository_has_no_commit(tmp_path, monkeypatch):
+    def git(*words):
+        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", "-C", str(tmp_path), *who, *words], check=True, capture_output=True)
+
+    git("init")
+    (tmp_path / "mvnb").mkdir()
+    (tmp_path / "mvnb" / "file").write_text("x")
+    git("add", ".")
+    git("commit", "-m", "theirs")
+    monkeypatch.setattr(settings, "root", lambda: tmp_path / "mvnb")
+    assert runs.commit() == "no commit"
+    monkeypatch.setattr(settings, "root", lambda: tmp_path)
+    assert len(runs.commit()) == 10
+    (tmp_path / "mvnb" / "file").write_text("y")
+    assert runs.commit().endswith("+changes")
