@@ -341,6 +341,9 @@ class _Listing:
         return Index(name, split, root, Paths(self.seen), np.array(self.labels), classes)
 
 # %% ../nbs/clips/03_datasets.ipynb #e7207240
+EXTENSIONS = frozenset(".mp4 .avi .webm .mkv .mov .mpg .mpeg .m4v .wmv .flv .3gp .ts".split())  # of videos
+
+
 def _path_and_number(text: str) -> tuple[str, int | None]:
     "A line's path, which may hold spaces, and the number behind it; None where there is none."
     path, _, number = text.rpartition(" ")
@@ -444,9 +447,6 @@ def hmdb51(
     return listing.index("hmdb51", split, root, list(files), annotations)
 
 # %% ../nbs/clips/03_datasets.ipynb #b70c542c
-EXTENSIONS = frozenset(".mp4 .avi .webm .mkv .mov .mpg .mpeg .m4v .wmv .flv .3gp .ts".split())
-
-
 def _walk(root: Path, below: str = "", depth: int = 4) -> Iterator[str]:
     "Relative paths of the videos below a folder, sorted; folders are listed, files are not touched."
     try:
