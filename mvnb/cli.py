@@ -66,7 +66,8 @@ def _probe(args) -> int:
         share = p.mv_frames / p.frames if p.frames else 0
         _say(
             f"{path}: {p.codec}, {p.width}×{p.height}, {p.fps:.4g} fps, {p.frames} frames decode, "
-            f"motion vectors in {p.mv_frames} ({share:.0%})" + (f"; {p.reason}" if p.reason else "")
+            f"motion vectors in {p.mv_frames} ({share:.0%})"
+            + "".join(f"; {note}" for note in (p.reason, p.others) if note)
         )
     return int(bad > 0)
 

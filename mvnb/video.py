@@ -15,6 +15,7 @@ import gc
 import itertools
 import math
 import os
+import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -234,13 +235,46 @@ def _opened(path: str, motion: bool = False) -> Iterator:
 
 
 def _stream(path: str, container):
-    "The first video stream that is no cover picture. Raises VideoError."
+    "The video stream that is read. Raises VideoError."
     streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not streams:
         raise VideoError(path, "has no video stream")
-    if streams[0].codec_context is None:
+    chosen = streams[0] if len(streams) == 1 else _main(streams, _packets_of(*_stamped(path)))
+    if chosen.codec_context is None:
         raise VideoError(path, "no decoder for its video codec")
-    return streams[0]
+    return chosen
+
+# %% ../nbs/clips/01_video.ipynb #39d3ed53
+@functools.lru_cache(maxsize=4096)
+def _packets_of(path: str, stamp: tuple) -> dict[int, int]:
+    "Stream -> its packets, of the video streams of a file."
+    counts = {}
+    with av.open(path, metadata_errors="ignore", options={"protocol_whitelist": "file"}) as container:
+        with contextlib.suppress(av.FFmpegError):
+            for packet in container.demux(video=list(range(len(container.streams.video)))):
+                counts[packet.stream_index] = counts.get(packet.stream_index, 0) + (packet.size > 0)
+    return counts
+
+
+def _main(streams: Sequence, packets: dict[int, int]):
+    "Of several video streams the one marked default, else the one with most frames and pixels."
+    films = [s for s in streams if packets.get(s.index, 0) > 1] or streams  # others are single pictures
+    marked = [s for s in films if s.disposition & Disposition.default]
+    return max(marked or films, key=lambda s: packets.get(s.index, 0) * s.width * s.height)
+
+# %% ../nbs/clips/01_video.ipynb #dbb35ae2
+def _told(stream, packets: int) -> str:  # such as "stream 0 (mjpeg, 80x48, 1 frame)"
+    frames = f"{packets} frame{'s' * (packets != 1)}"
+    return f"stream {stream.index} ({stream.name or 'unknown'}, {stream.width}x{stream.height}, {frames})"
+
+
+def _other_streams(path: str) -> str:
+    "What else than the video that is read a file holds, in words."
+    with _opened(path) as (container, stream):
+        others = [s for s in container.streams.video if s.index != stream.index]
+        counts = _packets_of(*_stamped(path)) if others else {}
+        told = ", ".join(_told(s, counts.get(s.index, 0)) for s in others)
+    return f"not read: {told}" if told else ""
 
 # %% ../nbs/clips/01_video.ipynb #273539bb
 def _nal(packet: bytes, length: int) -> tuple[int, int]:
@@ -270,18 +304,59 @@ def _unit_length(extra: bytes) -> int:
 _VOP = b"\0\0\1\xb6"  # starts a picture of MPEG-4 Part 2
 
 
-def _vops(packet: bytes) -> str:
-    "Types of the pictures in an MPEG-4 packet, a letter each; - is an uncoded one."
-    kinds = ""
-    start = packet.find(_VOP)
-    while start >= 0:
-        following = packet.find(_VOP, start + 4)
-        end = len(packet) if following < 0 else following
-        kinds += "-" if end - start < 9 else "IPBS"[packet[start + 4] >> 6]
-        start = following
-    return kinds
+class _Vops:
+    "Reads the types of the pictures in MPEG-4 packets, a letter each; - is an uncoded one."
+
+    def __init__(self, header: bytes):  # of the stream; the first packet may hold it instead
+        self.bits = _time_bits(header)
+
+    def __call__(self, packet: bytes) -> str:
+        if self.bits is None:
+            self.bits = _time_bits(packet)
+        kinds = ""
+        start = packet.find(_VOP)
+        while start >= 0:
+            following = packet.find(_VOP, start + 4)
+            picture = packet[start + 4 : len(packet) if following < 0 else following]
+            kinds += "IPBS"[picture[0] >> 6] if picture and _is_coded(picture, self.bits) else "-"
+            start = following
+        return kinds
+
+
+def _as_bits(data: bytes) -> str:
+    return "".join(f"{byte:08b}" for byte in data)
+
+
+def _is_coded(picture: bytes, time_bits: int | None) -> bool:
+    "The bit that says so (ISO/IEC 14496-2, 6.2.5): behind type, seconds, a marker, the time and a marker."
+    if time_bits is None:
+        return len(picture) > 4
+    bits = _as_bits(picture[:16])
+    at = bits.find("0", 2) + 1 + 1 + time_bits + 1
+    return bits[at : at + 1] == "1"
 
 # %% ../nbs/clips/01_video.ipynb #35381009
+_VOL = re.compile(rb"\x00\x00\x01[\x20-\x2f]")  # starts the header of an MPEG-4 stream
+
+
+def _time_bits(header: bytes) -> int | None:
+    "Bits of a picture's time, from an MPEG-4 stream's header (ISO/IEC 14496-2, 6.2.3); None without one."
+    found = _VOL.search(header)
+    if found is None:
+        return None
+    bits = _as_bits(header[found.end() : found.end() + 24].ljust(24, b"\0"))
+    version, at = "0001", 10
+    if bits[9] == "1":  # its version and priority are there
+        version, at = bits[10:14], 17
+    at += 20 if bits[at : at + 4] == "1111" else 4  # aspect of a pixel
+    if bits[at] == "1":  # how it is controlled: colours, delay, buffer
+        at += 4 + (79 if bits[at + 4] == "1" else 0)
+    shape = bits[at + 1 : at + 3]
+    at += 3 + (4 if shape == "11" and version != "0001" else 0)
+    resolution = int(bits[at + 1 : at + 17], 2)  # ticks of a second, behind a marker
+    return max(1, (resolution - 1).bit_length())
+
+
 def _come_out(pictures: Sequence[str]) -> int:
     "How many frames a decoder yields for MPEG-4 packets with these pictures."
     frames = 0
@@ -298,7 +373,7 @@ class _Packet(NamedTuple):
     key: bool  # marked as a key frame
     hidden: bool  # the container says not to show it
     corrupt: bool
-    detail: object  # what _nal or _vops found in it; None where nobody looked
+    detail: object  # what _nal or _Vops found in it; None where nobody looked
 
 
 @dataclass
@@ -314,7 +389,7 @@ class _Contents:
 def _inspector(codec: str, extra: bytes) -> Callable | None:
     "What looks into the packets of a codec; None where their time stamps tell enough."
     if codec == "mpeg4":
-        return _vops
+        return _Vops(extra)
     if codec == "h264":
         return functools.partial(_nal, length=_unit_length(extra))
     return None
@@ -867,6 +942,7 @@ class Probe:
     header_frames: int  # frames that the header claims; 0 where it claims nothing
     rotation: int  # degrees clockwise in the metadata, already undone
     reason: str  # why there are no vectors, and what is damaged; empty where all is well
+    others: str = ""  # video streams that are not read, in words
 
     @property
     def coverage(self) -> float:  # share of frames with usable vectors
@@ -905,6 +981,7 @@ def probe(
         header_frames=tally.header_frames,
         rotation=-90 * tally.turns % 360,
         reason=_remarks(tally, scan),
+        others=_other_streams(text),
     )
 
 # %% ../nbs/clips/01_video.ipynb #10ddbcc3
@@ -914,7 +991,7 @@ def _row(path) -> list[str]:
         found = probe(path)
     except VideoError as e:
         return [str(path), "-", "-", "-", "-", "-", e.reason]
-    notes = [found.reason]
+    notes = [found.reason, found.others]
     if found.header_frames not in (0, found.frames):
         notes.append(f"the header counts {found.header_frames}")
     if found.rotation:

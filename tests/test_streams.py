@@ -1,0 +1,125 @@
+"What decodes is what is counted: still scenes in MPEG-4, and files with several video streams."
+
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from av.stream import Disposition
+
+from mvnb import cli, datasets, video
+
+
+def picture(n, height, width, still=range(20, 60)):
+    "A pattern that drifts, but for a while."
+    n = n if n not in still else still[0]
+    y, x = np.mgrid[:height, :width]
+    gray = (128 + 60 * np.sin((x + 2 * n) / 9) + 40 * np.sin((y - n) / 7)).clip(0, 255)
+    return np.repeat(gray[..., None], 3, 2).astype(np.uint8)
+
+
+def encode(path, frames, rate=25, codec="mpeg4", **options):
+    height, width = frames[0].shape[:2]
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream(codec, rate=rate, options={k: str(v) for k, v in options.items()})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.codec_context.thread_count = 1
+        for frame in frames:
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        out.mux(stream.encode(None))
+
+
+@pytest.mark.parametrize("ending", ["avi", "mp4", "mkv"])
+@pytest.mark.parametrize("bframes", [0, 1, 3])
+@pytest.mark.parametrize("size", [(96, 160), (240, 320)])
+def test_still_scenes_in_mpeg4_are_counted(tmp_path, ending, bframes, size):
+    path = tmp_path / f"still.{ending}"
+    encode(path, [picture(n, *size) for n in range(90)], bf=bframes, g=250)
+    assert video.num_frames(path) == video.probe(path).frames == 90
+    last = video.read_clip(path, [0, 89]).rgb[:, 1].permute(1, 2, 0).numpy()
+    expected = picture(89, *size)
+    assert np.abs(last.astype(int) - expected).mean() < 12
+
+
+@pytest.mark.parametrize("rate", [1, 2, 24, Fraction(30000, 1001), 50, 1000, 65535])
+def test_the_time_of_a_picture_has_as_many_bits_as_its_rate_needs(tmp_path, rate):
+    "The uncoded bit lies behind the time; its length follows from the ticks of a second."
+    path = tmp_path / "rate.avi"
+    encode(path, [picture(n, 64, 96) for n in range(12)], rate, bf=1, g=12)
+    with av.open(str(path)) as container:
+        header = container.streams.video[0].codec_context.extradata or b""
+        packets = [bytes(p) for p in container.demux(video=0) if p.size]
+    ticks = Fraction(rate).numerator
+    bits = video._time_bits(header or packets[0])
+    assert 2**bits >= ticks and (bits == 1 or 2 ** (bits - 1) < ticks)
+    read = video._Vops(header)
+    kinds = "".join(read(packet) for packet in packets)
+    assert "-" not in kinds and len(kinds) == 12 == video.probe(path).frames
+
+
+def test_an_uncoded_picture_is_none():
+    "Type P, no seconds, a marker, five bits of time, a marker, and the bit that says coded or not."
+    for coded in "01":
+        bits = "01" + "0" + "1" + "00101" + "1" + coded + "1" * 5
+        data = int(bits, 2).to_bytes(2, "big")
+        assert video._is_coded(data, 5) == (coded == "1")
+    assert video._Vops(b"")(b"\0\0\1\xb6" + b"\x50\0") == "-"  # without a header, by its length
+
+
+def two_streams(path, first, second, default=None):
+    "A file with two video streams, each (codec, frames, size); `default`: which is marked."
+    with av.open(str(path), "w") as out:
+        streams = []
+        for k, (codec, count, (height, width)) in enumerate((first, second)):
+            stream = out.add_stream(codec, rate=25)
+            stream.width, stream.height = width, height
+            stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+            if default is not None:
+                stream.disposition = Disposition.default if k == default else Disposition(0)
+            streams.append(stream)
+        for n in range(max(first[1], second[1])):
+            for stream, (_, count, (height, width)) in zip(streams, (first, second)):
+                if n < count:
+                    shade = np.full((height, width, 3), 5 * n, np.uint8)
+                    out.mux(stream.encode(av.VideoFrame.from_ndarray(shade, format="rgb24")))
+        for stream in streams:
+            out.mux(stream.encode(None))
+
+
+SMALL, BIG = ("mjpeg", 1, (48, 80)), ("libx264", 40, (96, 160))
+
+
+@pytest.mark.parametrize("ending", ["mp4", "mkv", "avi"])
+@pytest.mark.parametrize("default", [None, 1])
+def test_a_thumbnail_before_the_video_is_passed_over(tmp_path, ending, default):
+    path = tmp_path / f"thumbnail.{ending}"
+    two_streams(path, SMALL, BIG, default)
+    found = video.probe(path)
+    assert (found.codec, found.frames, video.num_frames(path)) == ("h264", 40, 40)
+    assert "not read: stream 0 (mjpeg, 80x48, " in found.others
+    clip = video.read_clip(path, [0, 39])
+    assert clip.rgb.shape == (3, 2, 96, 160) and abs(int(clip.rgb[0, 1, 0, 0]) - 195) < 8
+    index = datasets.Index("folder", "all", tmp_path, [path.name], [-1], ())
+    assert "h264" in datasets.check(index, workers=0, progress=False).codecs
+
+
+@pytest.mark.parametrize("ending", ["mkv", "avi"])
+def test_without_a_mark_the_larger_video_is_read(tmp_path, ending):
+    for order in (0, 1):
+        path = tmp_path / f"preview{order}.{ending}"
+        both = [("libx264", 40, (48, 80)), BIG]
+        two_streams(path, *(both if order else both[::-1]))
+        assert (video.probe(path).width, video.num_frames(path)) == (160, 40)
+
+
+def test_the_marked_video_is_read(tmp_path):
+    path = tmp_path / "marked.mkv"
+    two_streams(path, BIG, ("libx264", 40, (48, 80)), default=1)
+    assert video.probe(path).width == 80 and video.read_clip(path, [3]).rgb.shape[2:] == (48, 80)
+
+
+def test_the_probe_names_the_others(tmp_path, capsys):
+    two_streams(tmp_path / "two.mkv", SMALL, BIG)
+    assert cli.main(["probe", str(tmp_path / "two.mkv")]) == 0
+    assert "not read: stream 0 (mjpeg, 80x48, 1 frame)" in capsys.readouterr().out
+    assert "not read" in video.probe_table([tmp_path / "two.mkv"])
