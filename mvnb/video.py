@@ -553,6 +553,31 @@ def _frames(container, stream) -> Iterator:
         while ready:
             yield ready.pop()
 
+# %% ../nbs/clips/01_video.ipynb #8b700366
+class _Pose(NamedTuple):
+    "How a stored frame becomes upright: mirrored left to right, then turned."
+
+    mirrored: bool = False
+    turns: int = 0  # quarter turns, counterclockwise
+
+
+def _pose(frame) -> _Pose:
+    "What the display matrix of a frame asks for. Raises ValueError for more than turns and mirrors."
+    data = frame.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return _Pose()
+    (a, b), (c, d) = np.frombuffer(bytes(data), np.int32).reshape(3, 3)[:2, :2].tolist()
+    if not any((a, b, c, d)):
+        return _Pose()  # no matrix at all; players show the frame as it is
+    least = 0.01 * max(map(abs, (a, b, c, d)))
+    straight = max(abs(b), abs(c)) <= least and abs(abs(a) - abs(d)) <= least
+    across = max(abs(a), abs(d)) <= least and abs(abs(b) - abs(c)) <= least
+    if straight == across:
+        raise ValueError(f"its display matrix ({a}, {b}, {c}, {d}) / 65536 is no quarter turn or mirror")
+    mirrored = a * d - b * c < 0
+    angle = math.atan2(-b, -a) if mirrored else math.atan2(b, a)
+    return _Pose(mirrored, round(-2 * angle / math.pi) % 4)
+
 # %% ../nbs/clips/01_video.ipynb #da0e3867
 class _Cursor:
     "Frames of an open file one after another, counted."
@@ -570,6 +595,7 @@ class _Cursor:
         self.kinds = {} if kinds is None else kinds
         self.frames = _frames(container, stream)
         self.at = -1  # number of the last frame that passed
+        self.pose = None  # what makes frames upright, from the first one
 
     def next(self):
         "The next frame; None at the end. Raises VideoError where decoding fails."
@@ -580,6 +606,7 @@ class _Cursor:
         if frame is not None:
             self.at += 1
             self.kinds[self.at] = frame.pict_type
+            self.pose = self.pose or _pose_in(self.path, frame)
         return frame
 
     def forward(self, index: int):
@@ -592,6 +619,14 @@ class _Cursor:
         if frame.is_corrupt:
             raise VideoError(self.path, f"frame {index} is damaged")
         return frame
+
+# %% ../nbs/clips/01_video.ipynb #3e5aeb14
+def _pose_in(path: str, frame) -> _Pose:
+    "What makes the frames of a file upright. Raises VideoError where that is more than turns and mirrors."
+    try:
+        return _pose(frame)
+    except ValueError as e:
+        raise VideoError(path, f"{e}: encode it anew, upright") from None
 
 # %% ../nbs/clips/01_video.ipynb #64e18220
 @patch
@@ -625,17 +660,19 @@ def _decode(
     scan: _Scan,
     motion: bool = False,  # frames come with their motion vectors
     kinds: dict | None = None,  # frame -> type, filled for every frame that passes
-) -> Iterator[tuple]:  # (index, frame)
+) -> Iterator[tuple]:  # (index, frame, its pose)
     "The wanted frames of a file. Raises VideoError where one is missing or damaged."
     rest = iter(wanted)
     with _opened(path, motion) as (container, stream):
         cursor = _Cursor(path, container, stream, kinds)
+        first = True
         for index in rest:
             if not cursor.approach(index, scan):
                 break
-            yield index, cursor.forward(index)
-            if motion:
-                gc.collect(0)  # a frame and its vectors refer to each other: let them go now
+            yield index, cursor.forward(index), cursor.pose
+            if motion or first:
+                gc.collect(0)  # a frame and what it carries refer to each other: let them go now
+            first = False
         else:
             if motion:
                 _pass_b_frames(cursor, scan.codec)
@@ -651,26 +688,22 @@ def _pass_b_frames(cursor: _Cursor, codec: str):
             break
 
 # %% ../nbs/clips/01_video.ipynb #40333f4f
-def _turns(frame) -> int:
-    "Quarter turns, counterclockwise, that make a frame upright."
-    return round(frame.rotation / 90) % 4
-
-
-def _upright(frame, converter: VideoReformatter) -> np.ndarray:
+def _upright(frame, pose: _Pose, converter: VideoReformatter) -> np.ndarray:
     "An upright frame as uint8 [1,H,W,3]."
     pixels = converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-    if frame.rotation:
-        pixels = np.ascontiguousarray(np.rot90(pixels, _turns(frame)))
+    mirrored, turns = pose
+    if mirrored or turns:
+        pixels = np.ascontiguousarray(np.rot90(pixels[:, ::-1] if mirrored else pixels, turns))
     return pixels[None]
 
 
 def _pictures(decoded: Iterator[tuple], note: Callable | None = None) -> Iterator[np.ndarray]:
-    "Upright pictures of (index, frame) pairs; `note(index, frame)` sees each frame before it goes."
+    "Upright pictures of what `_decode` gives; `note(index, frame, pose)` sees each frame before it goes."
     converter = VideoReformatter()
-    for index, frame in decoded:
+    for index, frame, pose in decoded:
         if note:
-            note(index, frame)
-        picture = _upright(frame, converter)
+            note(index, frame, pose)
+        picture = _upright(frame, pose, converter)
         del frame  # it goes before the next one comes
         yield picture
 
@@ -724,12 +757,23 @@ def _decord_chunks(path: str, wanted: list[int], scan: _Scan) -> Iterator[np.nda
         yield chunk
 
 # %% ../nbs/clips/01_video.ipynb #8c455c6f
+@functools.lru_cache(maxsize=4096)
+def _first_pose(path: str, stamp: tuple) -> _Pose:
+    "What makes the frames of a file upright. Raises VideoError."
+    with _opened(path) as (container, stream):
+        cursor = _Cursor(path, container, stream)
+        cursor.next()
+        return cursor.pose or _Pose()
+
+
 def _read_decord(path: str, wanted: list[int], crop, size, scan: _Scan) -> Clip:
     "The wanted frames through decord. Raises VideoError where it cannot be trusted or fails."
     if decord is None:
         raise VideoError(path, "decord is not installed")
     if scan.decord_doubt:
         raise VideoError(path, scan.decord_doubt)
+    if _first_pose(*_stamped(path)).mirrored:
+        raise VideoError(path, "decord does not undo its mirroring")
     try:
         rgb, _ = _gather(path, _decord_chunks(path, wanted, scan), crop, size)
     except (ValueError, VideoError):
@@ -818,7 +862,7 @@ def _count(path: str, stamp: tuple) -> int:
     scan = _scan(path, stamp)
     last = -1
     with contextlib.suppress(VideoError):
-        for last, _ in _decode(path, itertools.count(), scan):
+        for last, *_ in _decode(path, itertools.count(), scan):
             pass
     return last + 1
 
@@ -892,7 +936,7 @@ class _Tally:
     header_frames: int = 0  # frames that the header claims
     width: int = 0  # pixels, as stored
     height: int = 0  # pixels, as stored
-    turns: int = 0  # quarter turns that make a frame upright
+    pose: _Pose = _Pose()  # what makes a frame upright
     frames: int = 0
     mv_frames: int = 0  # frames that come with vectors
     mv_blank: int = 0  # of those, frames with placeholders only
@@ -903,7 +947,7 @@ class _Tally:
         if self.frames == 0:
             self.width = frame.width
             self.height = frame.height
-            self.turns = _turns(frame)
+            self.pose = _pose(frame)
         if "MOTION_VECTORS" in frame.side_data.keys():
             self.mv_frames += 1
             self.mv_blank += _vectors(frame, codec) is None
@@ -943,6 +987,7 @@ class Probe:
     rotation: int  # degrees clockwise in the metadata, already undone
     reason: str  # why there are no vectors, and what is damaged; empty where all is well
     others: str = ""  # video streams that are not read, in words
+    mirrored: bool = False  # left to right, before it is turned; already undone
 
     @property
     def coverage(self) -> float:  # share of frames with usable vectors
@@ -968,7 +1013,7 @@ def probe(
     tally = _tally(text, scan.codec)
     if tally.frames == 0:
         raise VideoError(text, tally.damage or "no frame of it decodes")
-    lying = tally.turns % 2 == 1
+    lying = tally.pose.turns % 2 == 1
     return Probe(
         path=text,
         codec=scan.codec,
@@ -979,7 +1024,8 @@ def probe(
         mv_frames=tally.mv_frames,
         mv_blank=tally.mv_blank,
         header_frames=tally.header_frames,
-        rotation=-90 * tally.turns % 360,
+        rotation=-90 * tally.pose.turns % 360,
+        mirrored=tally.pose.mirrored,
         reason=_remarks(tally, scan),
         others=_other_streams(text),
     )
@@ -996,6 +1042,8 @@ def _row(path) -> list[str]:
         notes.append(f"the header counts {found.header_frames}")
     if found.rotation:
         notes.append(f"rotated by {found.rotation} degrees")
+    if found.mirrored:
+        notes.append("mirrored")
     return [
         str(path),
         found.codec,
@@ -1130,13 +1178,14 @@ def _axes(box: tuple, size: Sequence[int], grid: tuple | None) -> tuple[tuple, t
     return (top, h, size[0], rows), (left, w, size[1], columns)
 
 
-def _shares(turns: int, axes: tuple, native, cells) -> tuple[np.ndarray, np.ndarray]:
+def _shares(pose: _Pose, axes: tuple, native, cells) -> tuple[np.ndarray, np.ndarray]:
     "The matrices of shares along native rows and along native columns."
+    mirrored, turns = pose
     along_rows, along_columns = axes
     if turns % 2:  # what runs down the upright frame runs across the native one
         along_rows, along_columns = along_columns, along_rows
     height = native[0] if turns in (2, 3) else None
-    width = native[1] if turns in (1, 2) else None
+    width = native[1] if (turns in (1, 2)) != mirrored else None
     return _overlap(along_rows, cells[0], height), _overlap(along_columns, cells[1], width)
 
 # %% ../nbs/clips/01_video.ipynb #c18a07a1
@@ -1157,18 +1206,20 @@ def _motion(
     fields: list,  # vectors of each frame, None where it has none
     distances: np.ndarray,  # [T,2] frames to the nearest past and future reference
     native: tuple[int, int],  # height and width of the stored frame
-    turns: int,  # quarter turns, counterclockwise, that make it upright
+    pose: _Pose,  # what makes it upright
     box: tuple,  # crop: (top, left, height, width) in the upright frame
     size: Sequence[int],  # height and width of the clip
     grid: tuple | str | None = None,  # see `read_clip`
 ) -> tuple[Tensor, Tensor]:  # mv [T,2,h,w], has_mv [T,h,w]
     "The decoder's vectors as a motion field of the clip."
+    mirrored, turns = pose
     if grid == "frame":
         size = native[::-1] if turns % 2 else native
-        return _motion(fields, distances, native, turns, (0, 0, *size), size)
+        return _motion(fields, distances, native, pose, (0, 0, *size), size)
     total, count = _spread(fields, distances, *native)
-    shares = _shares(turns, _axes(box, size, grid), native, count.shape[1:])
+    shares = _shares(pose, _axes(box, size, grid), native, count.shape[1:])
     (dx, dy), present = _averaged(total / np.maximum(count, 1), count > 0, *shares)
+    dx = -dx if mirrored else dx
     if turns % 2:
         present = present.swapaxes(-1, -2)
         dx = dx.swapaxes(-1, -2)
@@ -1186,14 +1237,14 @@ class _Recorder:
         self.indices = []
         self.fields = []
         self.native = None  # height and width as stored
-        self.turns = 0
+        self.pose = _Pose()
 
-    def note(self, index: int, frame):
+    def note(self, index: int, frame, pose: _Pose):
         self.indices.append(index)
         self.fields.append(_vectors(frame, self.codec))
         if self.native is None:
             self.native = (frame.height, frame.width)
-            self.turns = _turns(frame)
+            self.pose = pose
 
 
 def _read_motion(path: str, wanted: list[int], crop, size, grid, scan: _Scan) -> Clip:
@@ -1204,7 +1255,7 @@ def _read_motion(path: str, wanted: list[int], crop, size, grid, scan: _Scan) ->
     rgb, box = _gather(path, _pictures(decoded, seen.note), crop, size)
     refs = _references(*_stamped(path))
     distances = np.array([_distances(index, scan, refs, kinds) for index in seen.indices])
-    return Clip(rgb, *_motion(seen.fields, distances, seen.native, seen.turns, box, rgb.shape[2:], grid))
+    return Clip(rgb, *_motion(seen.fields, distances, seen.native, seen.pose, box, rgb.shape[2:], grid))
 
 # %% ../nbs/clips/01_video.ipynb #7e65c0a3
 def crop_motion(

@@ -123,3 +123,84 @@ def test_the_probe_names_the_others(tmp_path, capsys):
     assert cli.main(["probe", str(tmp_path / "two.mkv")]) == 0
     assert "not read: stream 0 (mjpeg, 80x48, 1 frame)" in capsys.readouterr().out
     assert "not read" in video.probe_table([tmp_path / "two.mkv"])
+
+
+# ---------------------------------------------------------------- display matrices
+
+
+def with_matrix(path, matrix, ending):
+    "A copy of an mp4 whose track header has another display matrix (a, b, c, d)."
+    data = bytearray(path.read_bytes())
+    at = data.index(b"tkhd") + 4 + 40  # version 0: the matrix is 40 bytes after the version
+    a, b, c, d = (round(65536 * x) for x in matrix)
+    data[at : at + 36] = np.array([a, b, 0, c, d, 0, 0, 0, 1 << 30], dtype=">i4").tobytes()
+    out = path.with_name(f"{path.stem}_{ending}.mp4")
+    out.write_bytes(data)
+    return out
+
+
+def shown(pixels, matrix):
+    "What a player shows: the pixel at (x, y) goes to (ax + cy, bx + dy), moved into the frame; by loops."
+    a, b, c, d = (int(x) for x in matrix)
+    height, width = pixels.shape[:2]
+    place = {(a * x + c * y, b * x + d * y): pixels[y, x] for y in range(height) for x in range(width)}
+    left, top = min(x for x, _ in place), min(y for _, y in place)
+    size = (height, width) if a else (width, height)
+    out = np.zeros((*size, 3), np.uint8)
+    for (x, y), value in place.items():
+        out[y - top, x - left] = value
+    return out
+
+
+MATRICES = [
+    *[(1, 0, 0, 1), (0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0)],  # turned
+    *[(-1, 0, 0, 1), (1, 0, 0, -1), (0, 1, 1, 0), (0, -1, -1, 0)],  # mirrored, and turned
+]
+
+
+@pytest.fixture(scope="module")
+def drifting(tmp_path_factory):
+    "A texture that moves by (3, 1) pixels from frame to frame."
+    texture = (
+        np.random.default_rng(0).integers(0, 255, (24, 32, 3)).astype(np.uint8).repeat(8, 0).repeat(8, 1)
+    )
+    frames = [texture[64 - n : 128 - n, 128 - 3 * n : 224 - 3 * n] for n in range(12)]
+    path = tmp_path_factory.mktemp("matrix") / "flat.mp4"
+    return video.write_video(path, np.stack(frames), options=dict(bf=0, refs=1, crf=10))
+
+
+@pytest.mark.parametrize("number, matrix", list(enumerate(MATRICES)))
+def test_pictures_and_vectors_are_upright_as_a_player_shows_them(drifting, number, matrix):
+    flat = video.read_clip(drifting, range(12), motion=True)
+    path = with_matrix(drifting, matrix, number)
+    up = video.read_clip(path, range(12), motion=True)
+    for t in (0, 11):
+        stored = flat.rgb[:, t].permute(1, 2, 0).numpy()
+        assert np.array_equal(up.rgb[:, t].permute(1, 2, 0).numpy(), shown(stored, matrix))
+    a, b, c, d = matrix
+    wanted = [a * 3 + c * 1, b * 3 + d * 1]
+    middle = up.mv[1:, :, 2:-2, 2:-2].permute(0, 2, 3, 1)[up.has_mv[1:, 2:-2, 2:-2]]
+    assert middle.median(0).values.tolist() == wanted
+    found = video.probe(path)
+    assert (found.width, found.height) == up.rgb.shape[:1:-1] and found.mirrored == (a * d - b * c < 0)
+    assert ("mirrored" in video.probe_table([path])) == found.mirrored
+    cut = video.read_clip(path, [5], size=(24, 32), crop=(8, 16, 48, 32), motion=True)
+    whole = video.read_clip(path, [5]).rgb[:, :, 8:56, 16:48]
+    assert np.abs(np.asarray(cut.rgb, float).mean() - np.asarray(whole, float).mean()) < 2
+    if video.decord is not None:
+        again = video.read_clip(path, [2, 7])
+        assert np.array_equal(again.rgb, up.rgb[:, [2, 7]])
+        if found.mirrored:
+            with pytest.raises(video.VideoError, match="mirroring"):
+                video.read_clip(path, [2, 7], backend="decord")
+
+
+@pytest.mark.parametrize("matrix", [(0.8, 0.6, -0.6, 0.8), (1, 0, 0.5, 1), (2, 0, 0, 1), (0, 0, 0, 0)])
+def test_other_matrices_are_refused_with_the_reason(drifting, matrix):
+    path = with_matrix(drifting, matrix, "odd")
+    if not any(matrix):
+        assert video.read_clip(path, [3]).rgb.shape == (3, 1, 64, 96)  # FFmpeg drops it
+        return
+    for read in (video.probe, lambda path: video.read_clip(path, [3])):
+        with pytest.raises(video.VideoError, match="display matrix"):
+            read(path)

@@ -449,9 +449,11 @@ def test_grid_equals_a_slow_oracle(seed, turns, crop, own_grid):
     size = (17, 24) if crop else (height, width)
     grid = (size[0], size[1] // 4) if own_grid else None
     want_mv, want_has = slow_grid(fields, distances, native, turns, box, size, grid)
-    whole = video._motion(fields, distances, native, turns, (0, 0, height, width), (height, width))
+    whole = video._motion(
+        fields, distances, native, video._Pose(False, turns), (0, 0, height, width), (height, width)
+    )
     for mv, has in (
-        video._motion(fields, distances, native, turns, box, size, grid),
+        video._motion(fields, distances, native, video._Pose(False, turns), box, size, grid),
         video.crop_motion(*whole, box, size, grid),
     ):
         assert np.array_equal(has.numpy(), want_has)
