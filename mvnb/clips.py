@@ -16,6 +16,7 @@ import os
 import shutil
 import tempfile
 import threading
+import zlib
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -1098,7 +1099,33 @@ def _in_memory(index, short, motion):
         return _held[stamp]
 
 # %% ../nbs/clips/04_clips.ipynb #9a1bc9fe
-_FORMAT = 2
+_FILES = ("frames.bin", "motion.bin")  # of a stored set
+
+
+def _sum_of(file: Path) -> int:
+    "CRC-32 of a file."
+    total = 0
+    with open(file, "rb") as data:
+        while block := data.read(1 << 22):
+            total = zlib.crc32(block, total)
+    return total
+
+
+@functools.cache
+def _sum_in_this_state(file: Path, size: int, modified: int, number: int) -> int:
+    return _sum_of(file)
+
+
+def _sound(file: Path, expected: int) -> bool:
+    "Whether a file has its checksum; read once for each state of the file."
+    try:
+        stat = file.stat()
+    except OSError:
+        return False
+    return _sum_in_this_state(file, stat.st_size, stat.st_mtime_ns, stat.st_ino) == expected
+
+# %% ../nbs/clips/04_clips.ipynb #b864a9da
+_FORMAT = 3
 
 
 def _write(index, short, motion, stamp, folder):
@@ -1115,18 +1142,19 @@ def _write(index, short, motion, stamp, folder):
                 if array is not None:
                     array.tofile(file)
     meta = {"format": _FORMAT, "stamp": stamp, "shapes": shapes, "native": native, "failed": failed}
-    (folder / "index.json").write_text(json.dumps(meta | {"fields": fields}))
+    meta |= {"fields": fields, "sums": {name: _sum_of(folder / name) for name in _FILES}}
+    text = json.dumps(meta)
+    (folder / "index.json").write_text(f"{zlib.crc32(text.encode()):08x}{text}")
 
 # %% ../nbs/clips/04_clips.ipynb #44a2873b
 def _meta(folder, stamp):
     "index.json of a stored set, or None when it is absent, stale or damaged."
     try:
-        meta = json.loads((folder / "index.json").read_text())
+        text = (folder / "index.json").read_text()
+        meta = json.loads(text[8:]) if text[:8] == f"{zlib.crc32(text[8:].encode()):08x}" else {}
     except (OSError, ValueError):
         return None
-    if not isinstance(meta, dict) or (meta.get("format"), meta.get("stamp")) != (_FORMAT, stamp):
-        return None
-    return meta
+    return meta if (meta.get("format"), meta.get("stamp")) == (_FORMAT, stamp) else None
 
 # %% ../nbs/clips/04_clips.ipynb #da90f9d1
 def _mapped(file, shapes, kind):
@@ -1145,7 +1173,7 @@ def _mapped(file, shapes, kind):
 def _open(folder, stamp):
     "The stored set, or None when it is absent, stale or damaged."
     meta = _meta(folder, stamp)
-    if meta is None:
+    if meta is None or not all(_sound(folder / name, meta["sums"][name]) for name in _FILES):
         return None
     frames = _mapped(folder / "frames.bin", meta["shapes"], np.uint8)
     motion = _mapped(folder / "motion.bin", meta["fields"], np.float32)

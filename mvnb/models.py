@@ -648,11 +648,14 @@ def save_weights(
     path.parent.mkdir(parents=True, exist_ok=True)
     kept = {k: v for k, v in model.state_dict().items() if not without or not k.startswith(without)}
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in kept.items()}
-    header = {"meta": json.dumps(meta or {}, sort_keys=True)}
+    meta = json.loads(json.dumps(meta or {}))
+    header = {"meta": json.dumps(meta | {"digest": _digest_of(tensors, meta)}, sort_keys=True)}
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        # not safetensors' save_file: the files that it makes can be read by their owner only
-        partial.write_bytes(serialize(tensors, header))
+        with open(partial, "wb") as file:  # safetensors' save_file makes files for their owner only
+            file.write(serialize(tensors, header))
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -673,11 +676,29 @@ def _tensors(
     return largest
 
 
+_DIGEST = "origin-and-tensors-sha256:"
+
+
+def _digest_of(tensors: dict, meta: dict) -> str:  # its name and 64 hexadecimal digits
+    "SHA-256 over a file's origin, and names, types, shapes and bytes of its tensors."
+    digest = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"\0{name}\0{tensor.dtype}\0{list(tensor.shape)}\0".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy())
+    return _DIGEST + digest.hexdigest()
+
+
 def _read_safetensors(path: Path) -> tuple:
-    "(tensors, meta) of a safetensors file."
+    "(tensors, meta) of a safetensors file. Raises ValueError where its own digest does not match."
     with safe_open(path, "pt") as f:
-        meta = json.loads((f.metadata() or {}).get("meta", "{}"))
-    return load_file(path), meta
+        header = f.metadata() or {}
+    meta = json.loads(header.get("meta", "{}"))
+    tensors, digest = load_file(path), meta.pop("digest", None)
+    ours = any(_DIGEST in value for value in header.values())  # files from elsewhere have no digest
+    if (digest or ours) and digest != _digest_of(tensors, meta):
+        raise ValueError("it does not match its own checksum; copy the file anew, or train it again")
+    return tensors, meta
 
 # %% ../nbs/learn/20_models.ipynb #0f4bfade
 def read_weights(

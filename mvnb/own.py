@@ -907,8 +907,9 @@ def load_encoder(
     stride: int | None = None,  # between the frames of a clip
     size: int | None = None,  # side of a clip, pixels
 ) -> models.Backbone:  # in evaluation mode, with .name, .file, .clips, .meta, .mean and .std
-    "An encoder from a file of weights. Raises WeightsError if the file is no such thing or does not fit."
+    "An encoder from a file of weights. Raises WeightsError where the file is damaged or does not fit."
     path = weights_file(path)
+    runs.check_file(path)
     meta = models.read_weights(path)[1]
     recipe = meta.get("recipe") or {}
     name = _backbone_of(path, backbone, recipe)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['RESULT', 'WEIGHTS', 'DECODER', 'OFFICIAL_COUNTS', 'CLASSES', 'WORK', 'STARTED', 'GUESSED_RATE', 'Result', 'Damaged',
-           'manifests', 'Status', 'status', 'find', 'load', 'stored', 'commit', 'describe_device', 'watched', 'say',
-           'bars', 'Job', 'built', 'pinned', 'ensure', 'trained', 'Failed', 'together', 'Estimate', 'basis_of',
-           'estimate', 'span']
+           'check_file', 'manifests', 'Status', 'status', 'find', 'load', 'stored', 'commit', 'describe_device',
+           'watched', 'say', 'bars', 'Job', 'built', 'pinned', 'ensure', 'trained', 'Failed', 'together', 'Estimate',
+           'basis_of', 'estimate', 'span']
 
 # %% ../nbs/results/31_runs.ipynb #94110b6b
 import contextlib
@@ -118,6 +118,18 @@ def _parsed(folder: Path) -> dict:
     if not isinstance(record, dict) or record.get("checksum") != _checksum(record):
         raise Damaged(f"{RESULT} does not match its own checksum")
     return record
+
+# %% ../nbs/results/31_runs.ipynb #522c6fe2
+def check_file(path: Path):
+    "Raises WeightsError for a file of a stored run that does not match its checksum; others pass."
+    if not (path.parent / RESULT).is_file():
+        return
+    try:
+        about = _parsed(path.parent)["files"].get(path.name)
+    except Damaged as e:
+        raise models.WeightsError(f"{path}: {e}, so nothing vouches for this file: run it again") from None
+    if about and (path.stat().st_size != about["bytes"] or _sha256(path) != about["sha256"]):
+        raise models.WeightsError(f"{path}: does not match its checksum in {RESULT}: run it again")
 
 
 def _read(folder: Path, recipe: Recipe) -> Result:

@@ -9,13 +9,13 @@ __all__ = ['Schedule', 'total_steps', 'learning_rate', 'make_optimizer', 'step_s
 # %% ../nbs/learn/26_train.ipynb #113de2c1
 import contextlib
 import csv
+import hashlib
+import io
 import math
 import os
-import pickle
 import resource
 import time
 import warnings
-import zipfile
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -169,7 +169,7 @@ def save_checkpoint(
     partial = path.with_name(f".{path.name}.tmp")
     try:
         with open(partial, "wb") as file:
-            torch.save(state, file)
+            _write_checked(file, state)
             file.flush()
             os.fsync(file.fileno())
         if path.exists():
@@ -180,16 +180,43 @@ def save_checkpoint(
     _sync_folder(path.parent)
 
 # %% ../nbs/learn/26_train.ipynb #c7f23d15
-_DAMAGE = (OSError, RuntimeError, EOFError, KeyError, ValueError, zipfile.BadZipFile, pickle.UnpicklingError)
+_MAGIC = b"mvnbckp1"  # then the SHA-256 of the rest, which torch wrote
+
+
+class _Hashed:
+    "A file that hashes what is written to it."
+
+    def __init__(self, file):
+        self.file, self.digest = file, hashlib.sha256()
+
+    def write(self, data) -> int:
+        self.digest.update(data)
+        return self.file.write(data)
+
+    def flush(self):
+        self.file.flush()
+
+
+def _write_checked(file, state: dict):
+    "Writes a state behind its checksum."
+    file.write(_MAGIC + bytes(32))
+    hashed = _Hashed(file)
+    torch.save(state, hashed)
+    file.seek(len(_MAGIC))
+    file.write(hashed.digest.digest())
 
 
 def _verified(path: Path) -> dict:
-    with zipfile.ZipFile(path) as archive:
-        if bad := archive.testzip():
-            raise zipfile.BadZipFile(f"checksum of {bad} does not match")
-    return torch.load(path, map_location="cpu", weights_only=True)
+    "The state in a file. Raises for a damaged one, whatever a parser of arbitrary bytes may raise."
+    data = path.read_bytes()
+    start = len(_MAGIC) + 32
+    if data[: len(_MAGIC)] != _MAGIC:
+        raise ValueError("it does not begin as a checkpoint does")
+    if hashlib.sha256(memoryview(data)[start:]).digest() != data[len(_MAGIC) : start]:
+        raise ValueError("its checksum does not match")
+    return torch.load(io.BytesIO(memoryview(data)[start:]), map_location="cpu", weights_only=True)
 
-
+# %% ../nbs/learn/26_train.ipynb #3f4b7c0d
 def load_checkpoint(
     path: str | Path,  # as given to save_checkpoint
 ) -> dict | None:  # the state, None when there is no complete checkpoint
@@ -199,7 +226,7 @@ def load_checkpoint(
     for candidate in found:
         try:
             return _verified(candidate)
-        except _DAMAGE as e:
+        except Exception as e:
             reason = " ".join(str(e).split())[:120]
             warnings.warn(f"checkpoint {candidate} is damaged ({reason}) and is skipped", stacklevel=2)
     if found:

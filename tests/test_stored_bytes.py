@@ -1,0 +1,170 @@
+"Every stored byte is verified where it is read: bits are flipped in checkpoints, weights and decoded clips."
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from mvnb import clips, datasets, models, own, runs
+from mvnb.models import WeightsError, read_weights, save_weights
+from mvnb.train import load_checkpoint, save_checkpoint
+
+
+def flipped(data: bytes, at: int, bit: int) -> bytes:
+    changed = bytearray(data)
+    changed[at] ^= 1 << bit
+    return bytes(changed)
+
+
+def places(size: int, count: int, seed: int = 0):
+    "Some bits of a file: of its beginning and end every byte, between them drawn ones."
+    rng = np.random.default_rng(seed)
+    edges = [*range(min(64, size)), *range(max(0, size - 64), size)]
+    drawn = rng.integers(0, size, count).tolist()
+    return [(at, int(rng.integers(8))) for at in (*edges, *drawn)]
+
+
+# ---------------------------------------------------------------- checkpoints
+
+
+def some_state(step):
+    make = torch.Generator().manual_seed(step)
+    return {"step": step, "weights": {"a": torch.randn(40, 9, generator=make), "b": torch.ones(3).bool()}}
+
+
+def test_no_flipped_bit_of_a_checkpoint_is_taken(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(path, some_state(1))
+    save_checkpoint(path, some_state(2))
+    good = path.read_bytes()
+    for at, bit in places(len(good), 400):
+        path.write_bytes(flipped(good, at, bit))
+        with pytest.warns(UserWarning, match="is damaged"):
+            found = load_checkpoint(path)
+        assert found["step"] == 1 and torch.equal(found["weights"]["a"], some_state(1)["weights"]["a"]), (
+            at,
+            bit,
+        )
+    path.write_bytes(good)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_checkpoint(path)["step"] == 2
+
+
+@pytest.mark.parametrize("rest", [0, 7, 40, 500])
+def test_a_checkpoint_that_breaks_off_is_skipped(tmp_path, rest):
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(path, some_state(1))
+    path.write_bytes(path.read_bytes()[:rest])
+    with pytest.warns(UserWarning, match="training starts anew"):
+        assert load_checkpoint(path) is None
+
+
+# ---------------------------------------------------------------- weights
+
+
+def test_no_flipped_bit_of_an_encoder_changes_it(tmp_path):
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.BatchNorm1d(7))
+    path = save_weights(network, tmp_path / "a.safetensors", {"recipe": {"backbone": "x"}, "n": [1, 2.5]})
+    good, (tensors, meta) = path.read_bytes(), read_weights(path)
+    refused = 0
+    for at, bit in places(len(good), 300):
+        path.write_bytes(flipped(good, at, bit))
+        try:
+            found, about = read_weights(path)
+        except WeightsError as e:
+            refused += str(path) in str(e)
+            continue
+        assert about == meta and all(torch.equal(found[k], v) for k, v in tensors.items()), (at, bit)
+        assert found.keys() == tensors.keys()
+    assert refused > 350
+
+
+def test_weights_are_the_same_bytes_every_time(tmp_path):
+    network = torch.nn.Linear(5, 7)
+    files = [save_weights(network, tmp_path / f"{k}.safetensors", {"b": 1, "a": (2,)}) for k in range(8)]
+    assert len({file.read_bytes() for file in files}) == 1
+    assert read_weights(files[0])[1] == {"a": [2], "b": 1}
+
+
+def test_weights_from_elsewhere_need_no_checksum(tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({"w": torch.ones(2)}, tmp_path / "other.safetensors", {"meta": json.dumps({"from": "there"})})
+    tensors, meta = read_weights(tmp_path / "other.safetensors")
+    assert meta == {"from": "there"} and torch.equal(tensors["w"], torch.ones(2))
+
+
+def test_an_encoder_that_its_store_calls_damaged_is_refused(tmp_path):
+    "Also one that was stored before weights had checksums of their own."
+    from safetensors.torch import load_file, save_file
+
+    network = models.build("r3d_tiny")
+    file = save_weights(network, tmp_path / "weights.safetensors")
+    save_file(load_file(file), file, {"meta": "{}"})
+    about = dict(bytes=file.stat().st_size, sha256=runs._sha256(file))
+    record = {"recipe": {}, "files": {file.name: about}}
+    (tmp_path / "result.json").write_text(json.dumps(record | {"checksum": runs._checksum(record)}))
+    assert own.load_encoder(tmp_path, "r3d_tiny").name == "r3d_tiny"
+    file.write_bytes(flipped(file.read_bytes(), about["bytes"] - 2000, 6))
+    with pytest.raises(WeightsError, match="does not match its checksum in result.json"):
+        own.load_encoder(tmp_path, "r3d_tiny")
+    (tmp_path / "result.json").write_text("{}")
+    with pytest.raises(WeightsError, match="nothing vouches for this file"):
+        own.load_encoder(file, "r3d_tiny")
+
+
+# ---------------------------------------------------------------- decoded clips
+
+
+@pytest.fixture
+def stored(tmp_path, monkeypatch, puppets_root):
+    "A function that gives all frames of a set from the cache on disk, and the folder of the cache."
+    monkeypatch.setenv("MVNB_PATHS_CACHE", str(tmp_path / "cache"))
+    index = datasets.load("puppets-u", "train", root=puppets_root, scale=0.12).limit(1)
+
+    def frames():
+        made = clips.ClipDataset(index, 4, 2, 32, cache="disk", motion=True).decoded()
+        return [np.array(one) for one in made.frames], [np.array(one) for one in made.motion]
+
+    frames()
+    (folder,) = (file.parent for file in (tmp_path / "cache" / "clips").glob("*/index.json"))
+    return frames, folder
+
+
+@pytest.mark.parametrize("name", ["frames.bin", "motion.bin", "index.json"])
+def test_decoded_clips_are_verified_and_made_again(stored, name):
+    frames, folder = stored
+    good = frames()
+    data = (folder / name).read_bytes()
+    for at, bit in [(0, 7), (len(data) // 2, 0), (len(data) - 1, 3), (len(data) // 3, 5)]:
+        (folder / name).unlink()
+        (folder / name).write_bytes(flipped(data, at, bit))
+        for found, wanted in zip(frames(), good):
+            assert all(np.array_equal(a, b) for a, b in zip(found, wanted))
+        assert (folder / name).read_bytes() == data
+
+
+@pytest.mark.parametrize("edit", [dict(shapes=[[1, 2]]), dict(sums={}), dict(format=2)])
+def test_an_index_that_says_something_else_is_not_taken(stored, edit):
+    import zlib
+
+    frames, folder = stored
+    good, file = frames(), folder / "index.json"
+    meta = json.loads(file.read_text()[8:])
+    file.write_text(json.dumps(meta | edit))  # without its checksum
+    assert all(np.array_equal(a, b) for a, b in zip(frames()[0], good[0]))
+    text = json.dumps(meta | dict(format=2))
+    file.write_text(f"{zlib.crc32(text.encode()):08x}{text}")  # of another version
+    assert all(np.array_equal(a, b) for a, b in zip(frames()[0], good[0]))
+
+
+def test_hashes_in_the_origin_of_older_files_are_no_checksums(tmp_path):
+    from safetensors.torch import save_file
+
+    meta = {"videos": {"hash": 64 * "a"}, "hash": 64 * "0"}
+    save_file({"w": torch.ones(2)}, tmp_path / "older.safetensors", {"meta": json.dumps(meta)})
+    assert read_weights(tmp_path / "older.safetensors")[1] == meta
