@@ -742,36 +742,25 @@ def _only_one(graph: Graph):  # yields the lock's file handle
         os.close(handle)
 
 # %% ../nbs/use/42_batch.ipynb #3fcb1f80
-def _terminated(*_):
-    raise KeyboardInterrupt
-
-
-@contextlib.contextmanager
-def _stoppable():
-    "Treats SIGTERM as Ctrl-C."
-    before = signal.signal(signal.SIGTERM, _terminated)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _interrupt_jobs(graph: Graph, since: float):
-    "Sends Ctrl-C to the jobs of this machine that started since."
+def _stop_jobs(graph: Graph, since: float):
+    "Ends the jobs of this machine that started since. They may ignore Ctrl-C, under nohup or cron."
     for name in graph.jobs:
         said = _read(note(graph, name))
         here = said.get("state") == "running" and said["host"] == socket.gethostname()
         if here and said["began"] >= since:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(said["pid"], signal.SIGINT)
+                os.kill(said["pid"], signal.SIGTERM)
 
 
 def _end(process: subprocess.Popen, graph: Graph, since: float):
     "Stops Snakemake and its jobs of this machine, unless they stop by themselves within three seconds."
     with contextlib.suppress(subprocess.TimeoutExpired):
         return process.wait(3)
-    _interrupt_jobs(graph, since)
+    _stop_jobs(graph, since)
     process.send_signal(signal.SIGINT)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        return process.wait(10)
+    process.terminate()  # it ignores Ctrl-C, too
     process.wait()
 
 # %% ../nbs/use/42_batch.ipynb #ef8a857e
@@ -802,7 +791,7 @@ def _why(record: Path) -> str:
 def _run_snakemake(words: list, record: Path, lock: int, graph: Graph, watch: Watch) -> int:  # exit code
     "Runs Snakemake to its end; what it prints goes to a log."
     record.parent.mkdir(parents=True, exist_ok=True)
-    with open(record, "wb") as out, _stoppable():
+    with open(record, "wb") as out, settings.stopped_by_sigterm():
         process = subprocess.Popen(
             words, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, pass_fds=[lock]
         )

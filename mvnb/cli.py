@@ -560,6 +560,19 @@ def _torchrun(path: Path, nproc: int) -> list:  # command line
     return [sys.executable, *launch, sys.executable, "-c", main, "run", str(path)]
 
 
+def _called(words: list) -> int:  # exit code
+    "Runs a command that ends when this process is stopped."
+    process = subprocess.Popen(words)
+    try:
+        return process.wait()
+    except BaseException:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(60)
+        process.kill()
+        raise
+
+
 def _ensure(recipe, nproc: int, device: str | None, workers: int | None):
     "Computes a run here, or over several processes of this machine. Raises Refused when they fail."
     from mvnb import runs
@@ -572,7 +585,7 @@ def _ensure(recipe, nproc: int, device: str | None, workers: int | None):
         words = _torchrun(path, nproc)
         for option, value in (("--device", device), ("--workers", workers)):
             words += [option, str(value)] if value is not None else []
-        code = subprocess.run(words).returncode
+        code = _called(words)
     if code:
         raise Refused(
             f"the {nproc} processes of {recipe} failed with code {code}: what they printed says why"
@@ -989,7 +1002,7 @@ def main(
     args = parser().parse_args(argv)
     _forgiving(sys.stdout)
     try:
-        with _environment(**_settings_in(args)):
+        with settings.stopped_by_sigterm(), _environment(**_settings_in(args)):
             return args.run(args)
     except (Refused, ValueError, OSError, ImportError) as e:
         if os.environ.get("MVNB_DEBUG"):

@@ -4,13 +4,16 @@
 
 # %% auto #0
 __all__ = ['root', 'get', 'folder', 'data_root', 'annotations', 'device', 'workers', 'cores', 'threads', 'jobs', 'outputs',
-           'publish', 'pages', 'runs', 'cache', 'nearest', 'printable']
+           'publish', 'pages', 'runs', 'cache', 'nearest', 'printable', 'stopped_by_sigterm']
 
 # %% ../nbs/clips/00_settings.ipynb #4820e33b
 import configparser
+import contextlib
 import difflib
 import functools
 import os
+import signal
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -204,3 +207,20 @@ _UNPRINTABLE |= dict.fromkeys(range(0xD800, 0xE000), "\ufffd")  # bytes that are
 def printable(text: object) -> str:
     "A text for the screen: file names may hold escape sequences, or bytes that are not UTF-8."
     return str(text).translate(_UNPRINTABLE)
+
+# %% ../nbs/clips/00_settings.ipynb #0b6fbbef
+def _interrupt(*_):
+    raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def stopped_by_sigterm():
+    "Inside, SIGTERM is Ctrl-C: it raises KeyboardInterrupt. In the main thread only."
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
