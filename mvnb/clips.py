@@ -1195,7 +1195,8 @@ def _on_disk(index, short, motion):
             return found
         fresh = Path(tempfile.mkdtemp(prefix=folder.name + ".", dir=parent))
         try:
-            _write(index, short, motion, stamp, fresh)
+            with settings.written(folder):
+                _write(index, short, motion, stamp, fresh)
             shutil.rmtree(folder, ignore_errors=True)
             os.replace(fresh, folder)
         finally:

@@ -651,9 +651,10 @@ def save_weights(
     meta = json.loads(json.dumps(meta or {}))
     header = {"meta": json.dumps(meta | {"digest": _digest_of(tensors, meta)}, sort_keys=True)}
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    data = serialize(tensors, header)  # safetensors' save_file makes files for their owner only
     try:
-        with open(partial, "wb") as file:  # safetensors' save_file makes files for their owner only
-            file.write(serialize(tensors, header))
+        with settings.written(path, len(data)), open(partial, "wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)

@@ -336,7 +336,7 @@ class Profile:
     on_data: Mapping = field(default_factory=dict)  # data set -> options that are not those of `method`
     schedules: Mapping = field(default_factory=dict)  # data set -> its Schedule, where it is not `pretrain`
     sets: Mapping = field(default_factory=dict)  # data set -> fields that are others in runs on it
-    methods: Mapping = field(default_factory=dict)  # method -> fields that are others in its pretraining
+    methods: Mapping = field(default_factory=dict)  # method -> fields that are others, options that are added
     long: Options = Options()  # what `longer` changes in clips, where the videos are too short for more
     remarks: Mapping = field(default_factory=dict)  # method -> a sentence to read beside its numbers
     finetune_crops: int | None = None  # squares of a test clip after fine-tuning, if others see the centre
@@ -627,7 +627,9 @@ def fitted(
 ) -> Profile:  # with what it says about that method, data set and family
     "What a profile holds for one kind of pretraining."
     profile = on_set(profile, data)
-    profile = replace(profile, **profile.methods.get(method, {}))
+    changes = dict(profile.methods.get(method, {}))
+    changes["method"] = profile.method | changes.get("method", {})
+    profile = replace(profile, **changes)
     takes = methods.parameters(method)
     options = Options({name: value for name, value in profile.method.items() if name in takes})
     for name, value in profile.on_data.get(data, {}).items():

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['root', 'get', 'folder', 'data_root', 'annotations', 'device', 'workers', 'cores', 'threads', 'jobs', 'outputs',
-           'publish', 'pages', 'runs', 'cache', 'nearest', 'printable', 'stopped_by_sigterm']
+           'publish', 'pages', 'runs', 'cache', 'nearest', 'printable', 'stopped_by_sigterm', 'written']
 
 # %% ../nbs/clips/00_settings.ipynb #4820e33b
 import configparser
 import contextlib
 import difflib
+import errno
 import functools
 import os
 import signal
@@ -224,3 +225,20 @@ def stopped_by_sigterm():
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+# %% ../nbs/clips/00_settings.ipynb #9e79211e
+@contextlib.contextmanager
+def written(
+    path: Path,  # what is being written
+    needed: int | None = None,  # bytes of it, where they are known
+):
+    "Inside, an OSError becomes one that says which file could not be written, and why."
+    try:
+        yield
+    except OSError as e:
+        why = e.strerror or str(e)
+        if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "written" in why:
+            why = f"no room ({why})"
+        size = "it" if needed is None else f"{needed / 1e6:,.1f} MB"
+        advice = "make room, or choose another folder; nothing half-written is left"
+        raise OSError(f"{path}: {size} could not be written: {why}; {advice}") from e

@@ -168,7 +168,7 @@ def save_checkpoint(
     path = Path(path)
     partial = path.with_name(f".{path.name}.tmp")
     try:
-        with open(partial, "wb") as file:
+        with settings.written(path, _bytes_in(state)), open(partial, "wb") as file:
             _write_checked(file, state)
             file.flush()
             os.fsync(file.fileno())
@@ -188,20 +188,38 @@ class _Hashed:
 
     def __init__(self, file):
         self.file, self.digest = file, hashlib.sha256()
+        self.fault = None
 
     def write(self, data) -> int:
         self.digest.update(data)
-        return self.file.write(data)
+        try:
+            return self.file.write(data)
+        except OSError as e:
+            self.fault = e  # torch tells of an error of its own
+            raise
 
     def flush(self):
         self.file.flush()
 
 
+def _bytes_in(state) -> int:
+    "Bytes of all tensors in a state."
+    if isinstance(state, torch.Tensor):
+        return state.nbytes
+    inner = state.values() if isinstance(state, dict) else state if isinstance(state, (list, tuple)) else ()
+    return sum(map(_bytes_in, inner))
+
+# %% ../nbs/learn/26_train.ipynb #0c42d084
 def _write_checked(file, state: dict):
     "Writes a state behind its checksum."
     file.write(_MAGIC + bytes(32))
     hashed = _Hashed(file)
-    torch.save(state, hashed)
+    try:
+        torch.save(state, hashed)
+    except Exception:
+        if hashed.fault:
+            raise hashed.fault from None
+        raise
     file.seek(len(_MAGIC))
     file.write(hashed.digest.digest())
 

@@ -116,3 +116,12 @@ def test_small_profiles_have_no_network_without_a_stand_in():
         for profile in ("demo", "smoke"):
             used = {cell.backbone for cell in plan(number, profile).cells.values()}
             assert used <= set(small.backbones.values()), (number, used)
+
+
+def test_the_demo_contrasts_as_for_every_other_method():
+    "What MCL's demo has of its own is added to the profile's options and takes none away."
+    usual = recipes.DEMO.method
+    for recipe in parents("1").values():
+        mine = {name: value for name, value in recipe.params.items() if name in usual}
+        assert mine == {name: value for name, value in usual.items() if name != "symmetric"}
+        assert recipe.params.get("maps") in ("dis", "vectors")
