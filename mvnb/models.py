@@ -630,6 +630,19 @@ def projection_head(
         return nn.Sequential(nn.Linear(dim, dim), nn.ReLU(True), nn.Linear(dim, out))
     raise ValueError(f"no projection head called {kind!r}: choose 'mlp' or 'linear'")
 
+# %% ../nbs/learn/20_models.ipynb #5ae297ca
+_DIGEST = "origin-and-tensors-sha256:"
+
+
+def _digest_of(tensors: dict, meta: dict) -> str:  # its name and 64 hexadecimal digits
+    "SHA-256 over a file's origin, and names, types, shapes and bytes of its tensors."
+    digest = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"\0{name}\0{tensor.dtype}\0{list(tensor.shape)}\0".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy())
+    return _DIGEST + digest.hexdigest()
+
 # %% ../nbs/learn/20_models.ipynb #d6bed7c4
 class WeightsError(ValueError):
     "Weights that cannot be read, written or loaded; the message names the file and the reason."
@@ -675,19 +688,6 @@ def _tensors(
         if len(found) > len(largest):
             largest = found
     return largest
-
-
-_DIGEST = "origin-and-tensors-sha256:"
-
-
-def _digest_of(tensors: dict, meta: dict) -> str:  # its name and 64 hexadecimal digits
-    "SHA-256 over a file's origin, and names, types, shapes and bytes of its tensors."
-    digest = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
-    for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
-        digest.update(f"\0{name}\0{tensor.dtype}\0{list(tensor.shape)}\0".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy())
-    return _DIGEST + digest.hexdigest()
 
 
 def _read_safetensors(path: Path) -> tuple:
