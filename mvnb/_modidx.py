@@ -2328,6 +2328,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'mvnb.train._check_schedule': ('learn/train.html#_check_schedule', 'mvnb/train.py'),
                             'mvnb.train._failed': ('learn/train.html#_failed', 'mvnb/train.py'),
                             'mvnb.train._made_with': ('learn/train.html#_made_with', 'mvnb/train.py'),
+                            'mvnb.train._older': ('learn/train.html#_older', 'mvnb/train.py'),
                             'mvnb.train._peak': ('learn/train.html#_peak', 'mvnb/train.py'),
                             'mvnb.train._previous': ('learn/train.html#_previous', 'mvnb/train.py'),
                             'mvnb.train._reader': ('learn/train.html#_reader', 'mvnb/train.py'),

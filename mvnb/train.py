@@ -16,6 +16,7 @@ import os
 import resource
 import time
 import warnings
+import zipfile
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -224,10 +225,20 @@ def _write_checked(file, state: dict):
     file.write(hashed.digest.digest())
 
 
+def _older(data: bytes) -> dict:
+    "The state in a checkpoint of earlier versions, which torch alone had written."
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        if bad := archive.testzip():
+            raise ValueError(f"checksum of {bad} does not match")
+    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+
+
 def _verified(path: Path) -> dict:
     "The state in a file. Raises for a damaged one, whatever a parser of arbitrary bytes may raise."
     data = path.read_bytes()
     start = len(_MAGIC) + 32
+    if data[:4] == b"PK\x03\x04":
+        return _older(data)
     if data[: len(_MAGIC)] != _MAGIC:
         raise ValueError("it does not begin as a checkpoint does")
     if hashlib.sha256(memoryview(data)[start:]).digest() != data[len(_MAGIC) : start]:

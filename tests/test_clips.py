@@ -492,7 +492,7 @@ def test_a_changed_file_is_decoded_again(tmp_path, cache, kind):
         lambda f: (f / "frames.bin").write_bytes((f / "frames.bin").read_bytes()[:-100]),
         lambda f: (f / "index.json").write_text((f / "index.json").read_text()[:-20]),
         lambda f: (f / "index.json").write_text(
-            json.dumps(json.loads((f / "index.json").read_text()) | {"format": 0})
+            json.dumps(json.loads((f / "index.json").read_text()[8:]) | {"format": 0})
         ),
         lambda f: (f / "index.json").write_text("[]"),
     ],
