@@ -516,12 +516,11 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     path = models.save_weights(a, tmp_path / "w.safetensors")
     old = path.read_bytes()
 
-    def half(target, content):
-        open(target, "wb").write(content[:99])
-        raise OSError("disk full")
+    def full(handle):
+        raise OSError(28, "disk full")
 
-    monkeypatch.setattr(Path, "write_bytes", half)
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"w\.safetensors: .* MB could not be written: no room \(disk full\)"):
         models.save_weights(small(), path)
     assert path.read_bytes() == old and os.listdir(tmp_path) == ["w.safetensors"]
 
