@@ -28,6 +28,7 @@ from mvnb.figures import (
     classifier_of,
     judge_claim,
     mean_error,
+    readout,
     spread_over_classes,
     test_clips,
 )
@@ -352,7 +353,7 @@ def looked_at(
 ) -> Tensor:  # float32 [B,T,H,W] in [0,1]
     "Grad-CAM of the class that a classifier says: what speaks for it, at the last map."
     last = explain.last_map(classifier.backbone, clip)
-    said = classifier(clip).argmax(1)
+    said = readout(classifier)(last.mean((2, 3, 4))).argmax(1)
     evidence = explain.evidence(last, classifier.head.weight[said])
     return explain.to_clip(evidence, clip.shape[2:], "positive")
 
