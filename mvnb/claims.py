@@ -358,12 +358,15 @@ def verdicts(outcome: Outcome) -> Verdicts:
         ("table", "Not in the paper's text, but read from its table"),
         ("ours", "Ours, not the paper's"),
     ):
-        if texts := list(dict.fromkeys(claim.text for claim in d.claims if claim.by == by)):
+        texts = list(dict.fromkeys(claim.text for claim in d.claims if claim.by == by))
+        if texts and not d.is_ours:
             notes.append(f"{words}: {'; '.join(texts)}.")
     involved = {key for claim in d.claims for key in claim.better + claim.worse}
     if any(row.key in involved and not row.method for row in d.rows):
         notes.append(OTHERS)
     before = dict(claim="claim", published_on="published on", published_gap="published gap")
+    if d.is_ours:
+        before = dict(claim="claim", published_on="column")
     path = settings.pages() / plan.profile / f"{plan.stem}.claims.csv"
     return Verdicts(wide(lines, before), notes, lines, path)
 

@@ -9,8 +9,10 @@ __all__ = ['TVL1', 'PRESETS', 'DIS', 'RAFT', 'FLOWS', 'SIDE', 'SOURCES', 'as_fra
 # %% ../nbs/motion/11_flow.ipynb #11f00002
 import functools
 import hashlib
+import shutil
 import threading
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
@@ -241,12 +243,42 @@ def _divergence(dual: Tensor) -> Tensor:  # [N,2,H,W]
     return total
 
 # %% ../nbs/motion/11_flow.ipynb #11f00028
+def _exchanges(n: int) -> list:  # of (i, j): what is larger goes to place j
+    "Batcher's sorting network: exchanges that put any n values in order (merge exchange, in Knuth's words)."
+    first = 1 << (n - 1).bit_length() - 1
+    halves = [first >> k for k in range(first.bit_length())]
+    found = []
+    for p in halves:
+        found += [(i, i + p) for i in range(n - p) if not i & p]
+        for q in halves:
+            if q > p:
+                found += [(i, i + q - p) for i in range(n - q + p) if i & p]
+    return found
+
+
+def _to_the_middle(n: int) -> tuple:  # of (i, j), as above
+    "Those exchanges of the network on which the value in the middle depends."
+    needed, kept = {n // 2}, []
+    for i, j in reversed(_exchanges(n)):
+        if i in needed or j in needed:
+            kept.append((i, j))
+            needed |= {i, j}
+    return tuple(reversed(kept))
+
+
+_MEDIAN_OF_25 = _to_the_middle(25)
+
+
 def _median(flow: Tensor) -> Tensor:
     "The 5×5 median of each component, borders repeated."
+    height, width = flow.shape[-2:]
     padded = F.pad(flow, (2, 2, 2, 2), mode="replicate")
-    return padded.unfold(2, 5, 1).unfold(3, 5, 1).flatten(-2).median(-1).values
+    values = [padded[..., y : y + height, x : x + width] for y in range(5) for x in range(5)]
+    for i, j in _MEDIAN_OF_25:
+        values[i], values[j] = torch.minimum(values[i], values[j]), torch.maximum(values[i], values[j])
+    return values[12]
 
-
+# %% ../nbs/motion/11_flow.ipynb #df411753
 def _warped(pictures: Tensor, flow: Tensor) -> Tensor:
     "Pictures [N,C,H,W] looked up where the flow [N,2,H,W] points to, to the next 1/512; 0 outside."
     height, width = pictures.shape[-2:]
@@ -261,11 +293,35 @@ def _ended(active: Tensor) -> bool:
     "Whether all pairs have ended; a GPU is not asked."
     return not active.is_cuda and not bool(active.any())
 
+# %% ../nbs/motion/11_flow.ipynb #d0753137
+def _iteration(flow, dual, active, gradient, rest, o: dict) -> tuple:  # flow, dual, active
+    "One iteration: along the gradient of brightness, then the dual step. Pairs that ended stay as they are."
+    most, pace = o["lambda_"] * o["theta"], o["tau"] / o["theta"]
+    square = gradient.square().sum(1).clamp_min(1e-12)
+    rho = rest + (gradient * flow).sum(1)
+    along = (-rho / square).clamp(-most, most)[:, None]
+    new = flow + along * gradient + o["theta"] * _divergence(dual)
+    change = (new - flow).square().sum(1, keepdim=True).mean((2, 3), keepdim=True)
+    flow = torch.where(active, new, flow)
+    slope = pace * _forward(flow)
+    bound = 1 + slope.square().sum(2, keepdim=True).sqrt()
+    dual = torch.where(active[:, None], (dual + slope) / bound, dual)
+    return flow, dual, active & (change > o["epsilon"] ** 2)
+
+
+@functools.cache
+def _on_gpu(step):  # the same function, compiled for any size where that is possible
+    "A step of TV-L1 as fused kernels: compiling takes Triton and a C compiler."
+    if find_spec("triton") is None or not any(map(shutil.which, ("cc", "gcc", "clang"))):
+        return step
+    return torch.compile(step, dynamic=True, fullgraph=True)
+
 # %% ../nbs/motion/11_flow.ipynb #11f00029
 def _level(first: Tensor, second: Tensor, flow: Tensor, o: dict) -> Tensor:
     "TV-L1 on one level of the pyramid: frames [N,H,W] and the flow so far [N,2,H,W]."
     pictures = torch.cat([second[:, None], _central(second)], 1)
     dual = torch.zeros_like(_forward(flow))
+    median, iteration = (_on_gpu(f) if flow.is_cuda else f for f in (_median, _iteration))
     for _ in range(o["warps"]):
         moved = _warped(pictures, flow)
         gradient = moved[:, 1:]
@@ -274,28 +330,12 @@ def _level(first: Tensor, second: Tensor, flow: Tensor, o: dict) -> Tensor:
         for _ in range(o["outer"]):
             if _ended(active):
                 break
-            flow = torch.where(active, _median(flow), flow)
-            flow, dual, active = _iterated(flow, dual, active, gradient, rest, o)
+            flow = torch.where(active, median(flow), flow)
+            for _ in range(o["inner"]):
+                if _ended(active):
+                    break
+                flow, dual, active = iteration(flow, dual, active, gradient, rest, o)
     return flow
-
-
-def _iterated(flow, dual, active, gradient, rest, o: dict) -> tuple:
-    "The iterations between two medians; pairs that are not active keep what they have."
-    most, pace = o["lambda_"] * o["theta"], o["tau"] / o["theta"]
-    square = gradient.square().sum(1).clamp_min(1e-12)
-    for _ in range(o["inner"]):
-        if _ended(active):
-            break
-        rho = rest + (gradient * flow).sum(1)
-        along = (-rho / square).clamp(-most, most)[:, None]
-        new = flow + along * gradient + o["theta"] * _divergence(dual)
-        change = (new - flow).square().sum(1, keepdim=True).mean((2, 3), keepdim=True)
-        flow = torch.where(active, new, flow)
-        slope = pace * _forward(flow)
-        bound = 1 + slope.square().sum(2, keepdim=True).sqrt()
-        dual = torch.where(active[:, None], (dual + slope) / bound, dual)
-        active = active & (change > o["epsilon"] ** 2)
-    return flow, dual, active
 
 # %% ../nbs/motion/11_flow.ipynb #11f00030
 @torch.no_grad()

@@ -123,7 +123,7 @@ def comparison(self: Outcome) -> pd.DataFrame:
     d, out = self.definition, {}
     for name, values in published_settings(d).items():
         out["published", name, ""] = list(values)
-    for name, values in published(d).items():
+    for name, values in ({} if d.is_ours else published(d)).items():
         out["published", name, ""] = ["" if np.isnan(v) else f"{v:.1f}" for v in values]
     ours = f"ours, {self.plan.profile} profile"
     for column, data, test in self.tests:
@@ -201,6 +201,13 @@ def _notes(d: Definition) -> list:  # of sentences
     return lines
 
 
+def _published_in(d: Definition) -> str:  # a sentence
+    "Where the numbers come from that ours stand beside."
+    if d.is_ours:
+        return f"No paper has this table; its numbers are {d.metric}."
+    return f"Published: {d.paper.upper()}, {called(d.number)}, {d.metric}."
+
+
 def _stand_ins(plan: Plan) -> list:  # of sentences
     "What kind of data the numbers are about, where it is not the paper's at the paper's size."
     d, videos = plan.definition, plan.videos
@@ -210,8 +217,11 @@ def _stand_ins(plan: Plan) -> list:  # of sentences
     stand_in = [f"{name} for {DATA[c.data].key}" for name, c in pairs if name not in (None, c.data)]
     if stand_in:
         which = distinct(stand_in)
-        advice = "compare our rows with each other, not with the published numbers"
-        return [f"Puppets stand in for the paper's data ({which}): {advice}."]
+        advice = "compare our rows with each other" + (
+            ", not with the published numbers" if not d.is_ours else ""
+        )
+        whose = "real data" if d.is_ours else "the paper's data"
+        return [f"Puppets stand in for {whose} ({which}): {advice}."]
     if plan.profile in recipes.PUBLISHED:
         return []
     names = distinct(name for name, _ in pairs if name)
@@ -226,7 +236,7 @@ def provenance(self: Outcome) -> list:  # of sentences
     what = distinct(f"{r.recipe.backbone} with {r.recipe.clips}" for r in results)
     spread = " (mean ± standard deviation)" if len(plan.seeds) > 1 else ""
     lines = [
-        f"Published: {d.paper.upper()}, {called(d.number)}, {d.metric}.",
+        _published_in(d),
         f"Ours: {plan.profile} profile, {what}, {seed_text(plan.seeds)}{spread}; {provenance_of(results)}.",
         f"Test sets: {test_sets(results)}.",
     ]
@@ -273,11 +283,12 @@ def mark_of(
     test: str,  # name of a test set
     k: int,  # number of the kind of mark
 ) -> dict:  # options of matplotlib's plot
-    "The look of a mark: hollow, with a dashed line, for the biased test."
+    "The look of a mark: hollow, with a dashed line, for the biased test; half full for other probes."
     marker = _MARKS[k % len(_MARKS)]
     if test == "biased":
         return dict(marker=marker, ls="--", mfc="white")
-    return dict(marker=marker, ls="-", mfc=None)
+    half = {recipes.FAIR: "left", recipes.DEVIATION: "top"}
+    return dict(marker=marker, ls="-", mfc=None, fillstyle=half.get(test, "full"))
 
 
 @patch
@@ -336,29 +347,38 @@ def _apart(k: int, n: int) -> float:
     return 0.7 * ((k + 0.5) / n - 0.5) if n > 2 else 0.24 * (k - (n - 1) / 2)
 
 
+@patch(as_prop=True)
+def looks(self: Outcome) -> tuple:  # column key -> colour, column key -> number of its kind of mark
+    "Colours tell data sets apart, or the columns of a single one; marks tell labels apart, or data sets."
+    columns = self.definition.columns
+    data = list(dict.fromkeys(column.data for column in columns))
+    labels = list(dict.fromkeys(column.label for column in columns))
+    by_label = {c.key: labels.index(c.label) for c in columns}
+    by_data = {c.key: data.index(c.data) for c in columns}
+    colour = by_label if len(data) == 1 else by_data
+    return {key: f"C{k}" for key, k in colour.items()}, by_label if len(labels) > 1 else by_data
+
+# %% ../nbs/results/33_outcomes.ipynb #91f1c192
 @patch
 def draw_dots(self: Outcome, left, right):
-    "One line of dots for each row; each panel lists its own rows."
-    d = self.definition
-    theirs = published(self.definition)
-    series = self.tests
-    data = list(dict.fromkeys(column.data for column in d.columns))
-    labels = list(dict.fromkeys(column.label for column in d.columns))
-    colour = {column.key: f"C{data.index(column.data)}" for column in d.columns}
-    kind = {c.key: labels.index(c.label) if len(labels) > 1 else data.index(c.data) for c in d.columns}
+    "One line of dots for each row; each panel lists its own rows. Without `left` only ours are drawn."
+    d, colour, kind = self.definition, *self.looks
     mine = [row for row in d.rows if row.key in self.plan.videos.pretrain]
+    for k, (column, name, test) in enumerate(self.tests):
+        x, error = self.spread([row.key for row in mine], [column], test)
+        y = [place + _apart(k, len(self.tests)) for place in range(len(mine))]
+        label = f"{name} {self.column(column).label}".strip() + f", {test}"
+        look = mark_of(test, kind[column]) | dict(ls="none", capsize=2, color=colour[column], label=label)
+        right.errorbar(x, y, None, error, **look)
+    _label_rows(right, mine, d, "" if left else d.row_name)
+    if left is None:
+        return
+    theirs = published(d)
     for k, column in enumerate(d.columns):
         y = [place + _apart(k, len(d.columns)) for place in range(len(d.rows))]
         look = dict(ls="none", color=colour[column.key], marker=_MARKS[kind[column.key]], label=column.key)
         left.plot(theirs[column.key], y, **look)
-    for k, (column, name, test) in enumerate(series):
-        x, error = self.spread([row.key for row in mine], [column], test)
-        y = [place + _apart(k, len(series)) for place in range(len(mine))]
-        label = f"{name} {self.column(column).label}".strip() + f", {test}"
-        look = mark_of(test, kind[column]) | dict(ls="none", capsize=2, color=colour[column], label=label)
-        right.errorbar(x, y, None, error, **look)
     _label_rows(left, d.rows, d, d.row_name)
-    _label_rows(right, mine, d, "")
 
 
 def _label_rows(ax, rows: list, d: Definition, name: str):
@@ -380,22 +400,33 @@ def figure_size(self: Outcome) -> tuple:  # inches
     return 11, 1.5 + 0.13 * series + max(0.11 * columns * rows, 0.11 * series * mine, 0.22 * rows)
 
 
+def _finish(figure, ax, place: str, dots: bool):
+    "Grid and legend; of dots, the legend stands outside."
+    ax.grid(alpha=0.3)
+    if dots:
+        figure.legend(*ax.get_legend_handles_labels(), fontsize=8, loc=place, ncols=2)
+    else:
+        ax.legend(fontsize=8)
+
+# %% ../nbs/results/33_outcomes.ipynb #c7f4c51c
 @patch
 def figure(self: Outcome):  # -> matplotlib Figure
-    "Published numbers and ours, in two panels."
+    "Published numbers and ours, in two panels; a table that no paper has in one, of dots."
     d = self.definition
+    title = f"ours: {self.plan.profile} profile, {seed_text(self.plan.seeds)}"
+    if d.is_ours:
+        figure, ((ax,),) = show.canvas(1, 1, self.figure_size())
+        self.draw_dots(None, ax)
+        ax.set_title(title)
+        _finish(figure, ax, "outside lower center", dots=True)
+        return figure
     figure, ((left, right),) = show.canvas(1, 2, self.figure_size())
     draw = {"rows": self.draw_over_rows, "columns": self.draw_over_columns, "dots": self.draw_dots}
     draw[d.figure](left, right)
     left.set_title(f"published: {d.paper.upper()}, {called(d.number)}")
-    right.set_title(f"ours: {self.plan.profile} profile, {seed_text(self.plan.seeds)}")
+    right.set_title(title)
     for ax, side in ((left, "left"), (right, "right")):
-        ax.grid(alpha=0.3)
-        if d.figure == "dots":
-            place = dict(loc=f"outside lower {side}", ncols=2)
-            figure.legend(*ax.get_legend_handles_labels(), fontsize=8, **place)
-        else:
-            ax.legend(fontsize=8)
+        _finish(figure, ax, f"outside lower {side}", dots=d.figure == "dots")
     return figure
 
 # %% ../nbs/results/33_outcomes.ipynb #88cb561a

@@ -40,6 +40,7 @@ class Column:
     metric: str = "top1"  # of a run's results: "top1", "top5" or "R@k"
     params: Options = Options()  # of the method, over the row's
     family: str = ""  # of the backbone, over the row's and the table's
+    protocol: str = ""  # a key of PROTOCOLS, over the row's and the table's
 
     @property
     def k(self) -> int:
@@ -210,9 +211,16 @@ class Definition:
     settings: tuple = ()  # columns of the published table that are no numbers, such as the backbone
     figure: str = "rows"  # lines over "rows" or over "columns", or "dots"
     parts: Mapping = field(default_factory=dict)  # profile -> Part
-    numbers: Mapping | None = None  # row key -> {column key: published number}; None: in the CSV
+    numbers: Mapping | None = (
+        None  # row key -> {column key: published number}; None: in the CSV; {}: ours alone
+    )
     shows: str = "unbiased"  # the test on which its claims should show, unless they name another
     why: str = BY_SCENE  # why there
+
+    @property
+    def is_ours(self) -> bool:
+        "Whether no paper has this table."
+        return self.numbers is not None and not self.numbers
 
     def origin(self, row: Row) -> Column:
         "On what a row is pretrained."
@@ -834,24 +842,31 @@ def beside(
             profile = row.profile(plan.profile, d.paper)
             if encoder.model.get("channels", 3) == 3:
                 profile = recipes.coloured(profile)
-            for column, data in videos.columns.items():
-                if data:
+            for column in d.columns:
+                if data := videos.columns[column.key]:
                     family = _family_of(encoder, profile, d.family)
-                    recipe = PROTOCOLS[row.protocol](profile, data, None, family, seed)
+                    protocol = PROTOCOLS[d.protocol_of(row, column)]
+                    recipe = protocol(profile, data, None, family, seed)
                     recipe = replace(recipe, backbone=encoder.backbone, model=encoder.model)
-                    cells[row.key, column, seed] = recipe
+                    cells[row.key, column.key, seed] = recipe
     d = replace(d, rows=(*d.rows, *rows))
     return Plan(d, plan.profile, plan.seeds, plan.data, videos, cells, plan.device, encoder)
 
 # %% ../nbs/results/32_tables.ipynb #a8774f98
+@patch
+def protocol_of(self: Definition, row: Row, column: Column) -> str:  # a key of PROTOCOLS
+    "How a row is tested on a column."
+    return column.protocol or row.protocol or self.protocol
+
+
 def _cells(d: Definition, profile: str, videos: Videos, seeds: tuple) -> dict:
     "The evaluation behind every number: (row key, column key, seed) -> Recipe."
     cells = {}
     for seed in seeds:
         for row in (row for row in d.rows if row.key in videos.pretrain):
             its = row.profile(profile, d.paper)
-            protocol = PROTOCOLS[row.protocol or d.protocol]
             for column in d.columns:
+                protocol = PROTOCOLS[d.protocol_of(row, column)]
                 family = column.family or row.family or d.family
                 if (test := videos.columns[column.key]) and row.runs_on(column):
                     start = test if row.own else videos.pretrain[row.key]

@@ -130,6 +130,45 @@ def test_batched_tvl1_does_not_depend_on_the_batch():
     torch.testing.assert_close(together[:1], alone, atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize("n", [2, 5, 9, 11])
+def test_the_network_puts_every_order_in_order(n):
+    "Enough to try all rows of zeros and ones (Knuth's zero-one principle)."
+    rows = list(torch.cartesian_prod(*[torch.tensor([0, 1])] * n).view(-1, n).unbind(1))
+    wanted = torch.stack(rows).sort(0).values
+    middle = list(rows)
+    for values, exchanges in ((rows, flow._exchanges(n)), (middle, flow._to_the_middle(n))):
+        for i, j in exchanges:
+            values[i], values[j] = torch.minimum(values[i], values[j]), torch.maximum(values[i], values[j])
+    assert torch.equal(torch.stack(rows), wanted)
+    assert torch.equal(middle[n // 2], wanted[n // 2])
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(3, 12), st.integers(3, 12), st.integers(0, 99))
+def test_the_median_is_opencv_s(height, width, seed):
+    field = torch.randn(2, 2, height, width, generator=torch.Generator().manual_seed(seed))
+    field = (4 * field).round()  # ties
+    wanted = [cv2.medianBlur(part.numpy(), 5) for part in field.flatten(0, 1)]
+    assert np.array_equal(flow._median(field).flatten(0, 1).numpy(), np.stack(wanted))
+
+
+def test_the_steps_of_a_gpu_are_traced_whole():
+    "As they are compiled there, without breaks, for more sizes than one; the kernels are PyTorch's."
+    median, iteration = (
+        torch.compile(step, dynamic=True, fullgraph=True, backend="eager")
+        for step in (flow._median, flow._iteration)
+    )
+    for height, width in ((20, 24), (16, 32)):
+        field, gradient = torch.randn(2, 3, 2, height, width)
+        dual, rest = torch.randn(3, 2, 2, height, width), torch.randn(3, height, width)
+        active = torch.tensor([True, False, True])[:, None, None, None]
+        given = (field, dual, active, gradient, rest, flow.TVL1)
+        for ours, plain in zip(iteration(*given), flow._iteration(*given)):
+            torch.testing.assert_close(ours, plain)
+        assert torch.equal(median(field), flow._median(field))
+        assert torch.equal(flow._iteration(*given)[0][1], field[1])
+
+
 @pytest.mark.real
 def test_batched_tvl1_agrees_with_opencv_on_real_clips(shared_data):
     "Mean end-point difference below 0.1 px where flow is below 20 px, same parameters."
