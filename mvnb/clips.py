@@ -13,7 +13,6 @@ import hashlib
 import importlib
 import json
 import os
-import shutil
 import tempfile
 import threading
 import zlib
@@ -1186,21 +1185,18 @@ def _open(folder, stamp):
 def _on_disk(index, short, motion):
     "The decoded set, opened from the cache's folder or written there, by one process at a time."
     stamp, parent = _stamp(index, short, motion), settings.cache() / "clips"
-    parent.mkdir(parents=True, exist_ok=True)
     ending = "" if not motion else "-motion" if motion == "vectors" else f"-{motion}"
     folder = parent / f"{index.hash[:16]}-{short}{ending}"
+    found = _open(folder, stamp)
+    if found is not None:
+        return found  # without a lock, so that a complete cache may be read-only
+    parent.mkdir(parents=True, exist_ok=True)
     with FileLock(str(folder) + ".lock"):
         found = _open(folder, stamp)
         if found is not None:
             return found
-        fresh = Path(tempfile.mkdtemp(prefix=folder.name + ".", dir=parent))
-        try:
-            with settings.written(folder):
-                _write(index, short, motion, stamp, fresh)
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(fresh, folder)
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
+        with settings.folder_written(folder) as fresh:
+            _write(index, short, motion, stamp, fresh)
         found = _open(folder, stamp)
         if found is None:
             raise OSError(f"{folder} could not be written and read back: is the disk full?")

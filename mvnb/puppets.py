@@ -18,7 +18,6 @@ import hashlib
 import io
 import json
 import os
-import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -1238,15 +1237,10 @@ def motion(
 # %% ../nbs/clips/02_puppets.ipynb #dc5d512f
 def _save_whole(folder, array, what):
     "An array and what it is, in a folder that appears when both are whole."
-    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with settings.folder_written(folder) as fresh:
         np.save(fresh / "array.npy", array)
         about = dict(what, sha256=_sha256(fresh / "array.npy"))
         (fresh / "array.json").write_text(json.dumps(about, indent=1))
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(fresh, folder)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
 
 
 @functools.cache
@@ -1282,6 +1276,8 @@ def kept(
     what = dict(content=drawing.content, size=size, times=times, gray=gray)
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
     folder = settings.cache() / "drawn" / f"{drawing.name}-{drawing.split}-seed{drawing.seed}-{digest}"
+    if (found := _opened(folder)) is not None:
+        return found  # without a lock, so that a complete cache may be read-only
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f".{folder.name}.lock")):
         if (found := _opened(folder)) is not None:

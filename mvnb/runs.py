@@ -633,17 +633,30 @@ def _record(recipe: Recipe, work: Path, metrics: dict, meta: dict) -> dict:
     record = json.loads(json.dumps(record, default=lambda number: number.item(), allow_nan=False))
     return record | {"checksum": _checksum(record)}
 
-
+# %% ../nbs/results/31_runs.ipynb #f77700cf
 def _publish(work: Path, folder: Path):
-    "Gives a complete work folder its final name; what stood there before is removed."
+    "Gives a complete work folder its final name. Checkpoints go once that is on the disk."
+    for path in (*_files(work), *_folders(work)):
+        settings.synced(path)
     if folder.exists():
-        old = folder.with_name(f".old-{folder.name}-{os.getpid()}")
-        os.replace(folder, old)
-        shutil.rmtree(old, ignore_errors=True)
+        os.replace(folder, folder.with_name(f".old-{folder.name}-{os.getpid()}"))
     os.replace(work, folder)
-    for path in _files(folder):
-        if _left_out(path) and path.name != RESULT:
-            path.unlink()
+    settings.synced(folder.parent)
+    _tidy(folder)
+
+
+def _folders(folder: Path) -> list:
+    return [folder, *(path for path in folder.rglob("*") if path.is_dir())]
+
+
+def _tidy(folder: Path):
+    "Removes checkpoints of a stored run, and what a killed process left of it. A read-only store stays."
+    with contextlib.suppress(OSError):
+        for old in folder.parent.glob(f".old-{folder.name}-*"):
+            shutil.rmtree(old, ignore_errors=True)
+        for path in _files(folder):
+            if _left_out(path) and path.name != RESULT:
+                path.unlink(missing_ok=True)
 
 # %% ../nbs/results/31_runs.ipynb #d743502d
 def _peak_memory(device: str, measured: int) -> int:  # bytes; measured: what training reported
@@ -774,6 +787,8 @@ def ensure(
     team = _Team(device)
     known = {} if known is None else known
     if team.share(team.first and status(recipe, known).state) == "stored":
+        if team.first:
+            _tidy(_folder(recipe))
         return _read(_folder(recipe), recipe)
     with bars(progress and team.first):
         manifests(recipe, known)  # all data, the parents' too, before the first step of the first of them

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['root', 'get', 'folder', 'data_root', 'annotations', 'device', 'workers', 'cores', 'threads', 'jobs', 'outputs',
-           'publish', 'pages', 'runs', 'cache', 'nearest', 'printable', 'stopped_by_sigterm', 'written']
+           'publish', 'pages', 'runs', 'cache', 'nearest', 'printable', 'stopped_by_sigterm', 'written',
+           'folder_written', 'synced']
 
 # %% ../nbs/clips/00_settings.ipynb #4820e33b
 import configparser
@@ -12,8 +13,11 @@ import contextlib
 import difflib
 import errno
 import functools
+import glob
 import os
+import shutil
 import signal
+import tempfile
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -242,3 +246,38 @@ def written(
         size = "it" if needed is None else f"{needed / 1e6:,.1f} MB"
         advice = "make room, or choose another folder; nothing half-written is left"
         raise OSError(f"{path}: {size} could not be written: {why}; {advice}") from e
+
+# %% ../nbs/clips/00_settings.ipynb #4b2b87fb
+def _left_behind(folder: Path):  # yields what killed processes left of a folder
+    for start in (folder.name, f".{folder.name}"):
+        for path in folder.parent.glob(f"{glob.escape(start)}.*"):
+            if path.is_dir():
+                yield path
+
+
+@contextlib.contextmanager
+def folder_written(
+    folder: Path,  # its parent is there; to be called by one process at a time, under a lock
+) -> Iterator[Path]:
+    "An empty folder to fill, which takes the place of `folder` at the end. Raises OSError as `written`."
+    for path in _left_behind(folder):
+        shutil.rmtree(path, ignore_errors=True)
+    with written(folder):
+        fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            yield fresh
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(fresh, folder)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+
+
+def synced(
+    path: Path,  # a file or a folder
+):
+    "Waits until a file, or the names in a folder, are on the disk."
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -783,6 +783,49 @@ def test_threads_are_pinned_recorded_and_put_back(store, monkeypatch):
     assert "guessed" in runs.estimate(pre(seed=1), "cpu").basis  # but of the rate
 
 
+# ---------------------------------------------------------------- what stops leave
+
+
+def test_what_a_killed_process_left_of_a_stored_run_goes_at_the_next_use(store):
+    done = ensure(pre())
+    old = store / f".old-{done.recipe.hash}-123"
+    old.mkdir()
+    for path in (old / "encoder.safetensors", done.folder / "checkpoint.pt", done.folder / ".losses.csv.tmp"):
+        path.write_bytes(b"left")
+    kept = {
+        p: p.read_bytes()
+        for p in done.folder.iterdir()
+        if p.name not in ("checkpoint.pt", ".losses.csv.tmp") and p.is_file()
+    }
+    assert ensure(pre()) == done
+    assert not old.exists()
+    assert {p: p.read_bytes() for p in done.folder.iterdir() if p.is_file()} == kept
+
+
+def test_checkpoints_go_when_the_encoder_is_on_the_disk(store, monkeypatch):
+    "Its bytes, its name in its folder, and the folder's name in the store: in this order, then the checkpoints."
+    seen = []
+    synced, unlink = settings.synced, Path.unlink
+
+    def noted(path):
+        seen.append(("synced", Path(path).name))
+        synced(path)
+
+    def gone(path, missing_ok=False):
+        if path.suffix == ".pt":
+            seen.append(("gone", path.name))
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(settings, "synced", noted)
+    monkeypatch.setattr(Path, "unlink", gone)
+    done = ensure(pre())
+    first = seen.index(("gone", "checkpoint.pt"))
+    before = [name for what, name in seen[:first] if what == "synced"]
+    weights = done.weights.name
+    assert weights in before and "result.json" in before
+    assert before.index(weights) < len(before) - 1 and before[-1] == store.name
+
+
 # ---------------------------------------------------------------- several at once
 
 

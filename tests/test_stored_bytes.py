@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from mvnb import clips, datasets, models, own, runs
+from mvnb import clips, datasets, models, own, puppets, runs
 from mvnb.models import WeightsError, read_weights, save_weights
 from mvnb.train import load_checkpoint, save_checkpoint
 
@@ -168,3 +168,42 @@ def test_hashes_in_the_origin_of_older_files_are_no_checksums(tmp_path):
     meta = {"videos": {"hash": 64 * "a"}, "hash": 64 * "0"}
     save_file({"w": torch.ones(2)}, tmp_path / "older.safetensors", {"meta": json.dumps(meta)})
     assert read_weights(tmp_path / "older.safetensors")[1] == meta
+
+
+# ---------------------------------------------------------------- what killed processes leave
+
+
+def test_halves_of_a_cache_go_when_it_is_written_again(stored):
+    frames, folder = stored
+    good = frames()
+    (folder / "index.json").unlink()
+    for left in (f"{folder.name}.abc", f".{folder.name}.xyz"):  # of earlier versions, and of this one
+        (folder.parent / left).mkdir()
+        (folder.parent / left / "frames.bin").write_bytes(bytes(1000))
+    other = folder.parent / f".{folder.name}0.xyz"  # of another set
+    other.mkdir()
+    assert all(np.array_equal(a, b) for a, b in zip(frames()[0], good[0]))
+    assert sorted(p.name for p in folder.parent.iterdir() if p.is_dir()) == sorted([folder.name, other.name])
+
+
+def test_a_half_of_a_drawing_goes_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("MVNB_PATHS_CACHE", str(tmp_path))
+    drawing = puppets.Drawing("puppets-u", "train", 2)
+    first = np.array(puppets.kept(drawing, 16, (0, 1), progress=False))
+    (folder,) = [p for p in (tmp_path / "drawn").iterdir() if p.is_dir()]
+    (folder / "array.json").unlink()
+    (folder.parent / f".{folder.name}.killed").mkdir()
+    assert np.array_equal(puppets.kept(drawing, 16, (0, 1), progress=False), first)
+    assert [p for p in (tmp_path / "drawn").iterdir() if p.is_dir()] == [folder]
+
+
+def test_a_complete_cache_is_used_where_nothing_can_be_written(stored, monkeypatch):
+    frames, _ = stored
+    good = frames()
+
+    def refused(*args, **more):
+        raise PermissionError("read-only file system")
+
+    monkeypatch.setattr(clips, "FileLock", refused)
+    monkeypatch.setattr(puppets, "FileLock", refused)
+    assert all(np.array_equal(a, b) for a, b in zip(frames()[0], good[0]))
