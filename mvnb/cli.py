@@ -522,20 +522,54 @@ def _figure(args) -> int:
     return 0
 
 # %% ../nbs/use/43_cli.ipynb #12c940d1
+_HASH = re.compile("[0-9a-f]{4,16}")
+
+
 def _runs_named(name: str, profile: str, values: dict) -> list:  # recipes
+    "Runs of all tables and figures whose hash begins so; the store is not asked, and no video is made."
     from mvnb import batch
 
-    graph = batch.gather(profile, seeds=values["seeds"], data=values["data"])
-    return [recipe for hash, recipe in graph.runs.items() if hash.startswith(name)]
+    found, refused = {}, []
+    plans = 0
+    for _, definition, maker in batch.chosen():
+        asked = maker(definition.paper, definition.number)
+        try:
+            plan = asked.plan(profile, values["seeds"], values["data"])
+        except ValueError as e:
+            refused.append(e)
+            continue
+        plans += 1
+        found |= {recipe.hash: recipe for recipe in plan.runs if recipe.hash.startswith(name)}
+    if not plans:
+        raise refused[0]
+    return list(found.values())
 
+# %% ../nbs/use/43_cli.ipynb #a3700ec2
+def _recipe_in(path: Path):
+    "The recipe in a file: of `Recipe.json`, or in a run's result.json. Raises Refused."
+    from mvnb import recipes
 
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return recipes.from_json(content.get("recipe", content))
+    except FileNotFoundError:
+        raise Refused(f"{path} is not there") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        why = " ".join(str(e).split())[:120]
+        raise Refused(f"{path} holds no recipe of a run ({type(e).__name__}: {why})") from None
+
+# %% ../nbs/use/43_cli.ipynb #e1c0b01f
 def _find_run(name: str, profile: str | None, values: dict):
     "The recipe of a run: from a file, or by its hash among the tables. Raises Refused."
     from mvnb import recipes
 
     if name.endswith(".json"):
-        content = json.loads(Path(name).read_text(encoding="utf-8"))
-        return recipes.from_json(content.get("recipe", content))
+        return _recipe_in(Path(name))
+    if not _HASH.fullmatch(name):
+        raise Refused(
+            f"{name!r} names no run: give the first 4 to 16 digits (0-9, a-f) of its hash, which `mvnb plan` "
+            "lists, or a file .json with its recipe"
+        )
     for each in [profile] if profile else recipes.PROFILES:
         try:
             found = _runs_named(name, each, values)
@@ -995,6 +1029,13 @@ def _settings_in(args) -> dict:  # environment variables
     return dict(MVNB_RUN_PUBLISH=publish, MVNB_RUN_JOBS=getattr(args, "jobs", None))
 
 
+def _told() -> tuple:  # classes of errors
+    "Errors whose message says all that a user needs; their rooms are asked only if they are open."
+    known = {"clips": "TooManyBadFiles", "video": "VideoError", "train": "NonFiniteLoss"}
+    opened = {room: sys.modules.get(f"mvnb.{room}") for room in known}
+    return tuple(getattr(module, known[room]) for room, module in opened.items() if module)
+
+
 def main(
     argv: list | None = None,  # arguments; None: those of the process
 ) -> int:  # exit code
@@ -1004,7 +1045,7 @@ def main(
     try:
         with settings.stopped_by_sigterm(), _environment(**_settings_in(args)):
             return args.run(args)
-    except (Refused, ValueError, OSError, ImportError) as e:
+    except (Refused, ValueError, OSError, ImportError, *_told()) as e:
         if os.environ.get("MVNB_DEBUG"):
             raise
         _say(f"mvnb: {e}", file=sys.stderr)

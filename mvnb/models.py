@@ -6,7 +6,7 @@
 __all__ = ['INCEPTION', 'BACKBONES', 'LAYOUTS', 'IMAGE_WEIGHTS', 'SUPERVISED', 'Backbone', 'ResNet3D', 'Plain3D', 'Bottleneck',
            'BottleneckResNet', 'with_last_map', 'same_padding', 'Unit3D', 'SamePool', 'Mixed', 'I3D', 'S3D', 'I2D',
            'register', 'build', 'describe', 'projection_head', 'WeightsError', 'save_weights', 'read_weights', 'Layout',
-           'PyVRLResNet', 'Fate', 'Loaded', 'account', 'load_weights', 'rebuilt', 'remember', 'remembered',
+           'PyVRLResNet', 'Fate', 'Loaded', 'account', 'load_weights', 'recipe_of', 'rebuilt', 'remember', 'remembered',
            'image_weights', 'ImageWeights', 'inflate', 'supervised_weights']
 
 # %% ../nbs/learn/20_models.ipynb #dd76f157
@@ -1088,16 +1088,42 @@ def load_weights(
     return report
 
 # %% ../nbs/learn/20_models.ipynb #06bc8021
+def _is_sound(recipe) -> bool:
+    "Whether metadata have the form of a recipe, as far as a network is built from them."
+    if not isinstance(recipe, dict) or not isinstance(recipe.get("backbone") or "", str):
+        return False
+    model, clips = (recipe.get(part) or {} for part in ("model", "clips"))
+    if not isinstance(model, dict) or not isinstance(clips, dict):
+        return False
+    sizes = [clips[key] for key in ("length", "stride", "size") if key in clips]
+    counts = [n for size in sizes for n in (size if isinstance(size, list) and size else [size])]
+    return all(type(n) is int and n > 0 for n in counts)
+
+
+def recipe_of(
+    path: str | Path,  # of a file of weights, for the message
+    meta: dict,  # its metadata
+) -> dict:  # of which "backbone", "model" and "clips" can be relied on; empty where they say nothing
+    "The recipe in a file's metadata. Raises WeightsError where it is damaged."
+    recipe = meta.get("recipe") or {}
+    if not _is_sound(recipe):
+        raise WeightsError(f"{path}: its metadata are damaged: they do not describe a network and its clips")
+    return recipe
+
+# %% ../nbs/learn/20_models.ipynb #d961ac00
 def rebuilt(
     path: str | Path,  # .safetensors, .pt, .pth or .tar
     backbone: str,  # a name of BACKBONES
 ) -> tuple:  # Backbone, its settings (of `build`), Loaded
     "The backbone that a file of weights is of, loaded. Raises WeightsError as `load_weights` does."
-    recipe = read_weights(path)[1].get("recipe") or {}
+    recipe = recipe_of(path, read_weights(path)[1])
     described = recipe.get("backbone") == backbone
     settings = dict(recipe.get("model") or {}) if described else {}
     settings.pop("weights", None)
-    model = build(backbone, **settings)
+    try:
+        model = build(backbone, **settings)
+    except ValueError as e:
+        raise WeightsError(f"{path}: {e}") from None
     report = load_weights(model, path)
     if report.remark and not described:
         settings["bn_eps"] = next(layout.eps for layout in LAYOUTS if layout.title == report.layout)

@@ -835,6 +835,8 @@ def _checked_plan(
     used = _readable(plan.index, notes, skip)
     plan = replace(plan, used=used, recipe=_recipe(plan.wish, len(used), notes["frames"]))
     say(plan.text(device))
+    if remark := runs.own_keys(plan.recipe, len(used)):
+        say(remark)
     return plan, notes
 
 # %% ../nbs/use/41_own.ipynb #44f0b277
@@ -895,7 +897,8 @@ def _clips_of(name: str, recipe: dict) -> recipes.Clips:
     "The clips that an encoder takes; without a recipe, those of published weights."
     if not recipe:
         return _PUBLISHED.get(name, recipes.Clips())
-    cut = {key: recipe["clips"][key] for key in ("length", "stride", "size") if key in recipe["clips"]}
+    said = recipe.get("clips") or {}
+    cut = {key: said[key] for key in ("length", "stride", "size") if key in said}
     return recipes.Clips(**cut)
 
 # %% ../nbs/use/41_own.ipynb #3ff8484b
@@ -911,7 +914,7 @@ def load_encoder(
     path = weights_file(path)
     runs.check_file(path)
     meta = models.read_weights(path)[1]
-    recipe = meta.get("recipe") or {}
+    recipe = models.recipe_of(path, meta)
     name = _backbone_of(path, backbone, recipe)
     if name != recipe.get("backbone"):
         recipe = {}  # it describes another network

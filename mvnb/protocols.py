@@ -425,15 +425,15 @@ def true_rank(
     scores: Tensor,  # float [N,classes]
     labels: Tensor,  # int64 [N]
 ) -> Tensor:  # int64 [N], 0 = the true class is first
-    "How many classes rank before the true one. Raises ValueError for a label without a score."
+    """How many classes rank before the true one; a tie is no win, nor is a score that is no number.
+    Raises ValueError for a label without a score."""
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < scores.shape[1]:
         raise ValueError(
             f"labels from {int(labels.min())} to {int(labels.max())} do not fit {scores.shape[1]} classes: "
             "test with the classes of the training set, and with labelled videos"
         )
     own = scores.gather(1, labels[:, None])
-    earlier = torch.arange(scores.shape[1]) < labels[:, None]
-    return ((scores > own) | ((scores == own) & earlier)).sum(1)
+    return scores.shape[1] - 1 - (scores < own).sum(1)
 
 # %% ../nbs/learn/27_protocols.ipynb #4759e745
 def _write_table(path: Path, header: tuple, rows) -> None:
@@ -557,6 +557,8 @@ def _trained(backbone, train, tests, protocol: Protocol, folder, *, seed, frozen
         raise ValueError("this protocol trains, but its schedule is None: give Protocol(schedule=...)")
     train = clips_of(train, protocol, train=True, seed=seed)
     classifier = _new_classifier(backbone, train, protocol, seed, frozen)
+    if classifier.classes < 2:
+        raise ValueError("the training videos have one class: whoever guesses it is right in every test")
     done = fit(classifier, train, protocol.schedule, folder=folder, seed=seed, **run, **options)
     results = _tested(classifier, tests, protocol, Path(folder), **run)
     results.fit = done
@@ -765,6 +767,15 @@ def _check_features(query: Tensor, gallery: Tensor) -> None:
         raise ValueError(f"query features have {query.shape[1]} numbers, gallery features {gallery.shape[1]}")
 
 
+def _nearness(query, gallery, chunk: int, centre: bool):  # yields float [part of Q,G]
+    "Cosine similarities of queries, some at a time, to the gallery. Raises ValueError as `neighbours` does."
+    query, gallery = (torch.as_tensor(features).float() for features in (query, gallery))
+    _check_features(query, gallery)
+    query, gallery = _unit(query, centre), _unit(gallery, centre)
+    for part in query.split(max(1, chunk // len(gallery))):
+        yield part @ gallery.T
+
+
 def neighbours(
     query,  # float [Q,D]
     gallery,  # float [G,D]
@@ -774,16 +785,8 @@ def neighbours(
 ) -> Tensor:  # int64 [Q,k], positions in the gallery, nearest first
     """The nearest gallery features of each query: centred per split, L2-normalised, by cosine similarity.
     Raises ValueError for features that are empty, not finite, or of different sizes."""
-    query = torch.as_tensor(query).float()
-    gallery = torch.as_tensor(gallery).float()
-    _check_features(query, gallery)
-    query = _unit(query, centre)
-    gallery = _unit(gallery, centre)
     k = min(k, len(gallery))
-    found = []
-    for part in query.split(max(1, chunk // len(gallery))):
-        found.append((part @ gallery.T).topk(k, dim=1).indices)
-    return torch.cat(found)
+    return torch.cat([near.topk(k, dim=1).indices for near in _nearness(query, gallery, chunk, centre)])
 
 # %% ../nbs/learn/27_protocols.ipynb #5c6146b9
 def _as_labels(labels) -> Tensor:  # int64 on the CPU
@@ -793,18 +796,26 @@ def _as_labels(labels) -> Tensor:  # int64 on the CPU
 def _first_hits(
     query, query_labels, gallery, gallery_labels, k: int, centre: bool
 ) -> tuple:  # int64 [Q], [Q]
-    "Position of the nearest neighbour of the query's class (-1: none within k), and class of the nearest."
+    """Place of the nearest neighbour of the query's class (-1: none within k), and class of the nearest.
+    Others as near as that neighbour come before it: ties are no win; a collapsed encoder finds nothing."""
     query_labels = _as_labels(query_labels)
     gallery_labels = _as_labels(gallery_labels)
     if len(query_labels) != len(query) or len(gallery_labels) != len(gallery):
         raise ValueError("each feature needs a label")
     if min(query_labels.min(), gallery_labels.min()) < 0:
         raise ValueError("a label below 0 means no class: retrieval needs labelled videos")
-    found = gallery_labels[neighbours(query, gallery, k, centre=centre).cpu()]
-    same = found == query_labels[:, None]
-    return same.int().argmax(1).masked_fill(~same.any(1), -1), found[:, 0]
+    places, nearest = [], []
+    done = 0
+    for near in _nearness(query, gallery, 2**26, centre):
+        same = gallery_labels == query_labels[done : done + len(near), None]
+        own = near.cpu().masked_fill(~same, -torch.inf).amax(1, keepdim=True)
+        places.append(((near.cpu() >= own) & ~same).sum(1))
+        nearest.append(gallery_labels[near.argmax(1).cpu()])
+        done += len(near)
+    place = torch.cat(places)
+    return place.masked_fill(place >= min(k, len(gallery)), -1), torch.cat(nearest)
 
-
+# %% ../nbs/learn/27_protocols.ipynb #fc8bc30c
 def _recall(first: Tensor, ks) -> dict:
     return {k: 100 * ((first >= 0) & (first < k)).double().mean().item() for k in ks}
 

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['RESULT', 'WEIGHTS', 'DECODER', 'OFFICIAL_COUNTS', 'CLASSES', 'WORK', 'STARTED', 'GUESSED_RATE', 'Result', 'Damaged',
            'check_file', 'manifests', 'Status', 'status', 'find', 'load', 'stored', 'commit', 'describe_device',
-           'watched', 'say', 'bars', 'Job', 'built', 'pinned', 'ensure', 'trained', 'Failed', 'together', 'Estimate',
-           'basis_of', 'estimate', 'span']
+           'watched', 'say', 'bars', 'Job', 'built', 'own_keys', 'pinned', 'ensure', 'trained', 'Failed', 'together',
+           'Estimate', 'basis_of', 'estimate', 'span']
 
 # %% ../nbs/results/31_runs.ipynb #94110b6b
 import contextlib
@@ -509,6 +509,20 @@ def _summary(done) -> dict:
     return tail | dict(steps=done.steps, effective_batch=done.effective_batch)
 
 # %% ../nbs/results/31_runs.ipynb #d13823ed
+def own_keys(
+    recipe: Recipe,  # of a pretraining
+    videos: int,
+) -> str:  # a sentence, or nothing
+    "Whether a queue of negatives is longer than its data set, so that it holds a video's own keys."
+    queue = recipe.params.get("queue") or 0
+    if queue <= videos:
+        return ""
+    return (
+        f"The queue holds {queue:,} keys, the data set {videos:,} videos: about {queue / videos:.1f} of the "
+        f"negatives of each video are its own. A queue of fewer keys than videos has none."
+    )
+
+
 def _pretrain(recipe: Recipe, job: Job) -> tuple[dict, dict]:
     "Metrics of a pretraining, and what else to record."
     torch.manual_seed(recipe.seed)
@@ -516,6 +530,8 @@ def _pretrain(recipe: Recipe, job: Job) -> tuple[dict, dict]:
     options = getattr(method, "clip_options", {})
     dataset = _dataset(recipe, recipe.data.load(), getattr(method, "views", 2), **options)
     schedule = _schedule(recipe, job.world)
+    if job.progress and (remark := own_keys(recipe, len(dataset))):
+        say(remark)
     done = fit(method, dataset, schedule, **job.options, seed=recipe.seed, fingerprint=recipe.hash)
     _save_weights(method.backbone, job.folder / WEIGHTS["pretrain"], recipe)
     if (whole := getattr(method, "autoencoder", None)) is not None:
@@ -589,9 +605,12 @@ STARTED = "started.json"
 def _story(work: Path) -> dict | None:
     "What an earlier attempt noted, if there was one."
     try:
-        return json.loads((work / STARTED).read_text(encoding="utf-8"))
+        story = json.loads((work / STARTED).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+    kinds = dict(data=dict, first=str, seconds=(int, float), last=(int, float), starts=int)
+    sound = isinstance(story, dict) and all(isinstance(story.get(key), kind) for key, kind in kinds.items())
+    return story if sound else None  # damaged: the run starts anew
 
 
 def _same_data(story: dict, data: dict) -> bool:  # None: not here now, which loading will tell

@@ -8,6 +8,7 @@ __all__ = ['root', 'get', 'folder', 'data_root', 'annotations', 'device', 'worke
            'folder_written', 'synced']
 
 # %% ../nbs/clips/00_settings.ipynb #4820e33b
+import codecs
 import configparser
 import contextlib
 import difflib
@@ -37,15 +38,27 @@ def root() -> Path:  # the folder that holds settings.ini
     )
 
 # %% ../nbs/clips/00_settings.ipynb #84766206
+def _text(path: str) -> str:
+    "The text of a settings file, a mark of its byte order removed. Raises ValueError where it is not UTF-8."
+    data = Path(path).read_bytes()
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ValueError(f"{path} is in UTF-16: save it as UTF-8")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        line = data[: e.start].count(b"\n") + 1
+        raise ValueError(f"{path}, line {line}: not UTF-8, but Latin-1 perhaps: save it as UTF-8") from None
+
+
 @functools.lru_cache(maxsize=16)
 def _parsed(
     path: str,  # an ini file
     stamp: int,  # its time of change: part of the cache key
 ) -> configparser.ConfigParser:
-    "A settings file. Raises ValueError with the path and the line where its syntax is wrong."
+    "A settings file. Raises ValueError with the path, and what is wrong with its bytes, or in which line."
     parser = configparser.ConfigParser(interpolation=None)
     try:
-        parser.read(path, encoding="utf-8")
+        parser.read_string(_text(path), source=path)
     except configparser.Error as e:
         reason = " ".join(str(e).split())
         raise ValueError(f"{path} is not a valid settings file: {reason}; correct that line") from None

@@ -493,28 +493,50 @@ class Plan:
     def __post_init__(self):
         chains = [recipes.chain(cell) for cell in self.cells.values()]
         self.runs = list({recipe.hash: recipe for chain in chains for recipe in chain}.values())
-        self.refresh()
+
+    @functools.cached_property
+    def here(self) -> dict:  # hash -> runs.Status, as of the first look
+        "How the runs stand in the store."
+        known = {}
+        with runs.bars():
+            return {recipe.hash: runs.status(recipe, known) for recipe in self.runs}
+
+    @functools.cached_property
+    def costs(self) -> dict:  # hash -> runs.Estimate, or None; of what is not stored
+        "What the runs that are not stored will cost."
+        counts, past = {}, runs.stored() if self.todo else []
+        with runs.bars():
+            return {r.hash: runs.estimate(r, self.device, counts, past) for r in self.todo}
 
     def refresh(self):
         "Looks into the store again."
-        known, counts = {}, {}
-        with runs.bars():
-            here = {recipe.hash: runs.status(recipe, known) for recipe in self.runs}
-            self.states = {hash_: status.state for hash_, status in here.items()}
-            self.found = {hash_: status.result for hash_, status in here.items() if status.result}
-            past = runs.stored() if self.todo else []
-            self.costs = {r.hash: runs.estimate(r, self.device, counts, past) for r in self.todo}
+        for looked in ("here", "costs"):
+            self.__dict__.pop(looked, None)
         return self
 
-    @property
-    def todo(self) -> list:
-        "The runs that are not stored."
-        return [recipe for recipe in self.runs if self.states[recipe.hash] != "stored"]
+# %% ../nbs/results/32_tables.ipynb #ec3194b8
+@patch(as_prop=True)
+def states(self: Plan) -> dict:  # hash -> text, see runs.Status
+    "The states of the runs."
+    return {hash_: status.state for hash_, status in self.here.items()}
 
-    @property
-    def seconds(self) -> float | None:
-        "The time for what is not stored, as many runs at once as usual; None when it is not known."
-        return runs.span(self.todo, self.costs, self.jobs())
+
+@patch(as_prop=True)
+def found(self: Plan) -> dict:  # hash -> runs.Result
+    "The results that are stored."
+    return {hash_: status.result for hash_, status in self.here.items() if status.result}
+
+
+@patch(as_prop=True)
+def todo(self: Plan) -> list:
+    "The runs that are not stored."
+    return [recipe for recipe in self.runs if self.here[recipe.hash].state != "stored"]
+
+
+@patch(as_prop=True)
+def seconds(self: Plan) -> float | None:
+    "The time for what is not stored, as many runs at once as usual; None when it is not known."
+    return runs.span(self.todo, self.costs, self.jobs())
 
 # %% ../nbs/results/32_tables.ipynb #edb4a0eb
 @patch
@@ -774,7 +796,7 @@ def encoder_of(
     backbone: str | None = None,  # a name of `mvnb.models.build`, when the file does not say
 ) -> Encoder:
     "An encoder by its file. Raises WeightsError for a file that does not say its backbone or does not fit."
-    recipe = models.read_weights(path)[1].get("recipe") or {}
+    recipe = models.recipe_of(path, models.read_weights(path)[1])
     name = backbone or recipe.get("backbone")
     if not name:
         known = ", ".join(models.BACKBONES)

@@ -331,8 +331,21 @@ def test_rank_equals_sorting(seed, n, classes, levels):
         rng.integers(0, levels, (n, classes)).astype(np.float32),
         rng.integers(0, classes, n),
     )  # many ties
-    expected = [sorted(range(classes), key=lambda c: (-s[c], c)).index(y) for s, y in zip(scores, labels)]
+    expected = [
+        sorted(range(classes), key=lambda c: (-s[c], c == y)).index(y) for s, y in zip(scores, labels)
+    ]
     assert true_rank(torch.from_numpy(scores), torch.from_numpy(labels)).tolist() == expected
+
+
+def test_ties_and_scores_that_are_no_numbers_are_no_wins():
+    collapsed = torch.full((3, 4), 0.25)
+    assert true_rank(collapsed, torch.tensor([0, 2, 3])).tolist() == [3, 3, 3]
+    assert true_rank(collapsed * torch.nan, torch.tensor([0, 2, 3])).tolist() == [3, 3, 3]
+    labels = torch.arange(4).repeat(3)
+    for features in (torch.ones(12, 5), torch.zeros(12, 5)):
+        for centre in (True, False):
+            found = retrieval(features, labels, features, labels, (1, 5, 9, 10), centre)
+            assert found == {1: 0, 5: 0, 9: 0, 10: 100}  # nine videos are of other classes
 
 
 @pytest.mark.parametrize("label", [-1, 3])
