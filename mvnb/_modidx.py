@@ -1072,6 +1072,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'mvnb.outcomes.Outcome.figure': ('results/outcomes.html#outcome.figure', 'mvnb/outcomes.py'),
                                'mvnb.outcomes.Outcome.figure_size': ('results/outcomes.html#outcome.figure_size', 'mvnb/outcomes.py'),
                                'mvnb.outcomes.Outcome.frame': ('results/outcomes.html#outcome.frame', 'mvnb/outcomes.py'),
+                               'mvnb.outcomes.Outcome.has': ('results/outcomes.html#outcome.has', 'mvnb/outcomes.py'),
                                'mvnb.outcomes.Outcome.hits': ('results/outcomes.html#outcome.hits', 'mvnb/outcomes.py'),
                                'mvnb.outcomes.Outcome.looks': ('results/outcomes.html#outcome.looks', 'mvnb/outcomes.py'),
                                'mvnb.outcomes.Outcome.provenance': ('results/outcomes.html#outcome.provenance', 'mvnb/outcomes.py'),

@@ -108,11 +108,17 @@ def shown(values: np.ndarray) -> str:  # such as "75.8", or "75.8 ± 1.2"
 
 
 @patch
+def has(self: Outcome, row: Row, column: str) -> bool:
+    "Whether a row was run on a column: some are made for one network, or one data set."
+    return (row.key, column, self.plan.seeds[0]) in self.results
+
+
+@patch
 def cell(self: Outcome, row: Row, column: str, test: str) -> str:
     "One cell as it is shown; — for another work."
     if not row.method:
         return "—"
-    if (row.key, column, self.plan.seeds[0]) not in self.results:
+    if not self.has(row, column):
         return "not run"
     return shown(self.values(row.key, column, test))
 
@@ -312,7 +318,7 @@ def draw_over_rows(self: Outcome, left, right):
         look = dict(capsize=3, color=f"C{number[column]}") | mark_of(test, number[column])
         label = f"{data}, {test}"
         for extra in (False, True):
-            keys = [row.key for row in mine if row.extra == extra]
+            keys = [row.key for row in mine if row.extra == extra and self.has(row, column)]
             if keys:
                 y, error = self.spread(keys, [column], test)
                 right.errorbar([places[key] for key in keys], y, error, label=label, **look)
@@ -333,7 +339,7 @@ def draw_over_columns(self: Outcome, left, right):
         if row.key not in self.plan.videos.pretrain:
             continue
         for test in dict.fromkeys(test for *_, test in self.tests):
-            x = [column for column, _, name in self.tests if name == test]
+            x = [column for column, _, name in self.tests if name == test and self.has(row, column)]
             y, error = self.spread([row.key], x, test)
             look = dict(capsize=3, color=f"C{k}", label=f"{row.key}, {test}") | mark_of(test, k)
             right.errorbar([keys.index(column) for column in x], y, error, **look)
@@ -365,8 +371,9 @@ def draw_dots(self: Outcome, left, right):
     d, colour, kind = self.definition, *self.looks
     mine = [row for row in d.rows if row.key in self.plan.videos.pretrain]
     for k, (column, name, test) in enumerate(self.tests):
-        x, error = self.spread([row.key for row in mine], [column], test)
-        y = [place + _apart(k, len(self.tests)) for place in range(len(mine))]
+        here = [place for place, row in enumerate(mine) if self.has(row, column)]
+        x, error = self.spread([mine[place].key for place in here], [column], test)
+        y = [place + _apart(k, len(self.tests)) for place in here]
         label = f"{name} {self.column(column).label}".strip() + f", {test}"
         look = mark_of(test, kind[column]) | dict(ls="none", capsize=2, color=colour[column], label=label)
         right.errorbar(x, y, None, error, **look)

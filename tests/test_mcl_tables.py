@@ -1,10 +1,11 @@
 "MCL's tables: what each row switches on, on which network and videos, and that the published numbers bear the claims out."
 
 import math
+from types import SimpleNamespace
 
 import pytest
 
-from mvnb import recipes, tables
+from mvnb import outcomes, recipes, tables
 
 NUMBERS = ("1", "2", "3", "4", "5")
 
@@ -125,3 +126,15 @@ def test_the_demo_contrasts_as_for_every_other_method():
         mine = {name: value for name, value in recipe.params.items() if name in usual}
         assert mine == {name: value for name, value in usual.items() if name != "symmetric"}
         assert recipe.params.get("maps") in ("dis", "vectors")
+
+
+def test_rows_that_some_networks_lack_are_drawn_where_they_are():
+    "Networks of single frames have no alignment over time; the picture and the table leave these cells out."
+    asked = plan("1")
+    results = {}
+    for number, (cell, recipe) in enumerate(asked.cells.items()):
+        results[cell] = SimpleNamespace(metrics={test: {"top1": float(number)} for test, _ in recipe.tests})
+    outcome = outcomes.Outcome(asked, results)
+    assert outcome.cell(outcome.definition.rows[4], "R2D", "biased") == "not run"
+    dots = sum(len(line.get_xdata()) for line in outcome.figure().axes[1].lines)
+    assert dots >= sum(len(recipe.tests) for recipe in asked.cells.values())
