@@ -431,7 +431,7 @@ def figure(self: Outcome):  # -> matplotlib Figure
     draw = {"rows": self.draw_over_rows, "columns": self.draw_over_columns, "dots": self.draw_dots}
     draw[d.figure](left, right)
     left.set_title(f"published: {d.paper.upper()}, {called(d.number)}")
-    right.set_title(title)
+    right.set_title(title, loc="right")
     for ax, side in ((left, "left"), (right, "right")):
         _finish(figure, ax, f"outside lower {side}", dots=d.figure == "dots")
     return figure
