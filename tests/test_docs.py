@@ -26,6 +26,10 @@ import mathml  # noqa: E402
 import stage  # noqa: E402
 from bs4 import BeautifulSoup  # noqa: E402
 
+pytestmark = pytest.mark.timeout(
+    900
+)  # the site is built once, a minute and a half unless the machine is busy
+
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory):

@@ -660,7 +660,7 @@ def test_a_run_is_found_by_the_first_digits_of_its_hash(place, instant, capsys, 
     )
     for words, message in (
         (["run", "ffffffff", "--profile", "smoke"], "no table has a run 'ffffffff'"),
-        (["run", "", "--profile", "smoke"], "runs begin with ''"),
+        (["run", "", "--profile", "smoke"], "'' names no run"),
         (["run", recipe.hash, "--nproc", "0"], "--nproc 0"),
     ):
         assert cli.main(words) == 1 and message in capsys.readouterr().err
