@@ -2366,7 +2366,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'mvnb.train._reset_peak': ('learn/train.html#_reset_peak', 'mvnb/train.py'),
                             'mvnb.train._scalars': ('learn/train.html#_scalars', 'mvnb/train.py'),
                             'mvnb.train._steps_per_epoch': ('learn/train.html#_steps_per_epoch', 'mvnb/train.py'),
-                            'mvnb.train._sync_folder': ('learn/train.html#_sync_folder', 'mvnb/train.py'),
                             'mvnb.train._verified': ('learn/train.html#_verified', 'mvnb/train.py'),
                             'mvnb.train._weights_finite': ('learn/train.html#_weights_finite', 'mvnb/train.py'),
                             'mvnb.train._write_checked': ('learn/train.html#_write_checked', 'mvnb/train.py'),

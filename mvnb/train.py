@@ -153,14 +153,6 @@ def _previous(path: Path) -> Path:
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def save_checkpoint(
     path: str | Path,  # final name, such as folder/checkpoint.pt
     state: dict,  # tensors, numbers, texts, and dicts and lists of them
@@ -178,7 +170,7 @@ def save_checkpoint(
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    settings.synced(path.parent)
 
 # %% ../nbs/learn/26_train.ipynb #c7f23d15
 _MAGIC = b"mvnbckp1"  # then the SHA-256 of the rest, which torch wrote
