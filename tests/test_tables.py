@@ -347,7 +347,7 @@ def test_the_figure_keeps_published_and_ours_apart(here):
     }
     assert (
         "published" in left.get_title()
-        and "demo profile" in right.get_title()
+        and "demo profile" in right.get_title(loc="right")
         and all(ax.get_xlabel() and ax.get_ylabel() for ax in (left, right))
     )
     drawn = [c.lines[0].get_ydata() for c in right.containers]
