@@ -74,7 +74,7 @@ def cost(work):
 
 
 def read(dataset, epoch, workers):
-    video._scan.cache_clear()  # the files are new to the loader, as to a worker of the first epoch
+    video._packet_scan.cache_clear()  # the files are new to the loader, as to a worker of the first epoch
     for _ in batches(dataset, BATCH, epoch, workers=workers):
         pass
 

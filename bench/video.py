@@ -52,7 +52,7 @@ def bare_decord(wanted):
 
 def ours(wanted, fresh=True, **kw):
     if fresh:
-        video._scan.cache_clear()  # every file is new, as in a first epoch
+        video._packet_scan.cache_clear()  # every file is new, as in a first epoch
     for path, frames in wanted:
         video.read_clip(path, frames, **kw)
 

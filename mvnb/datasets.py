@@ -1164,11 +1164,12 @@ class CodecCount:
     "What the files of one codec have in common."
 
     files: int = 0  # files that decode to the end
+    decoded: int = 0  # of these, files whose frames had to be counted by decoding
     moving: int = 0  # of these, files with usable motion vectors in at least one frame
     frames: int = 0  # frames in all of them
     mv_frames: int = 0  # of these, frames with usable motion vectors
 
-
+# %% ../nbs/clips/03_datasets.ipynb #6b564162
 @dataclass(frozen=True)
 class Report:
     "What `check` found."
@@ -1216,7 +1217,7 @@ def _report_text(report: Report) -> str:
     lines += _named_lines("note", report.notes)
     return "\n".join(lines)
 
-
+# %% ../nbs/clips/03_datasets.ipynb #8fb76965
 def _codec_lines(codecs: dict[str, CodecCount]) -> list[str]:
     "A table of the codecs, below an empty line."
     if not codecs:
@@ -1225,6 +1226,11 @@ def _codec_lines(codecs: dict[str, CodecCount]) -> list[str]:
     lines = ["", f"{'codec':<12}{'files':>8}{motion:>22}{'frames':>11}{motion:>22}"]
     for codec, n in sorted(codecs.items()):
         lines.append(f"{codec:<12}{n.files:>8}{n.moving:>22}{n.frames:>11}{n.mv_frames:>22}")
+    if decoded := sum(n.decoded for n in codecs.values()):
+        lines += [
+            "",
+            f"counted by decoding, as their packets do not tell how many frames come out: {decoded}",
+        ]
     return lines
 
 
@@ -1249,6 +1255,7 @@ class _Probed(NamedTuple):
     codec: str = ""
     frames: int = 0
     mv_frames: int = 0  # with usable motion vectors
+    decoded: bool = False  # whether its frames can be counted by decoding only
     reason: str | None = None  # why it is unreadable; None where it is fine
 
 
@@ -1264,7 +1271,7 @@ def _probe(path: Path) -> _Probed:
         return _Probed(reason=f"{type(e).__name__}: {e}")
     if _DAMAGE.search(found.reason):
         return _Probed(found.codec, reason=f"{found.frames} frames decode; {found.reason}")
-    return _Probed(found.codec, found.frames, found.mv_frames - found.mv_blank)
+    return _Probed(found.codec, found.frames, found.mv_frames - found.mv_blank, bool(found.doubt))
 
 # %% ../nbs/clips/03_datasets.ipynb #373950cd
 def _probe_many(root: Path, paths: list[str]) -> list[_Probed]:
@@ -1336,6 +1343,7 @@ def _plus(count: CodecCount, found: _Probed) -> CodecCount:
     "A codec's count with one more file."
     return CodecCount(
         files=count.files + 1,
+        decoded=count.decoded + found.decoded,
         moving=count.moving + (found.mv_frames > 0),
         frames=count.frames + found.frames,
         mv_frames=count.mv_frames + found.mv_frames,

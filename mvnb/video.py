@@ -34,6 +34,8 @@ from av.video.reformatter import VideoReformatter
 from fastcore.basics import patch
 from torch import Tensor
 
+from . import contents
+
 # %% ../nbs/clips/01_video.ipynb #8ecaf8ef
 class VideoError(Exception):
     "A video that cannot be read as asked: `.path` and `.reason`."
@@ -214,23 +216,33 @@ def _gather(path: str, chunks: Iterable[np.ndarray], crop, size) -> tuple[Tensor
 # %% ../nbs/clips/01_video.ipynb #83fc4ae0
 def _said(error: Exception) -> str:
     "The first line of what FFmpeg says, without its error numbers."
+    if isinstance(error, av.error.ExitError):
+        return f"no answer within {_PATIENCE} seconds"
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return text.strip().splitlines()[0]
 
 # %% ../nbs/clips/01_video.ipynb #30385818
+_LOCALLY = dict(metadata_errors="ignore", options={"protocol_whitelist": "file"})  # of av.open
+_PATIENCE = 10  # seconds that a file may take to be opened, or to give its next packet
+_MOST_PIXELS = 1 << 26  # in a frame: twice the pixels of 8K
+
+
 @contextlib.contextmanager
 def _opened(path: str, motion: bool = False) -> Iterator:
     "(container, stream) of a file; `motion` makes the decoder hand out motion vectors. Raises VideoError."
     try:
-        container = av.open(path, metadata_errors="ignore", options={"protocol_whitelist": "file"})
+        container = av.open(path, timeout=_PATIENCE, **_LOCALLY)
     except (av.FFmpegError, ValueError, OSError) as e:
         raise VideoError(path, f"not a readable video ({_said(e)})") from None
     with container:
         stream = _stream(path, container)
+        context = stream.codec_context
+        if context.width * context.height > _MOST_PIXELS:
+            most = f"at most {_MOST_PIXELS / 1e6:.0f} million pixels are read"
+            raise VideoError(path, f"its frames have {context.width}x{context.height} pixels; {most}")
         stream.thread_type = "NONE"
-        stream.codec_context.thread_count = 1
-        if motion:
-            stream.codec_context.options = {"flags2": "+export_mvs"}
+        context.thread_count = 1
+        context.options = {"max_pixels": str(_MOST_PIXELS)} | ({"flags2": "+export_mvs"} if motion else {})
         yield container, stream
 
 
@@ -249,7 +261,7 @@ def _stream(path: str, container):
 def _packets_of(path: str, stamp: tuple) -> dict[int, int]:
     "Stream -> its packets, of the video streams of a file."
     counts = {}
-    with av.open(path, metadata_errors="ignore", options={"protocol_whitelist": "file"}) as container:
+    with av.open(path, timeout=_PATIENCE, **_LOCALLY) as container:
         with contextlib.suppress(av.FFmpegError):
             for packet in container.demux(video=list(range(len(container.streams.video)))):
                 counts[packet.stream_index] = counts.get(packet.stream_index, 0) + (packet.size > 0)
@@ -302,45 +314,67 @@ def _unit_length(extra: bytes) -> int:
 
 # %% ../nbs/clips/01_video.ipynb #208c5031
 _VOP = b"\0\0\1\xb6"  # starts a picture of MPEG-4 Part 2
+_GROUP = b"\0\0\1\xb3"  # starts a group of them
 
 
 class _Vops:
-    "Reads the types of the pictures in MPEG-4 packets, a letter each; - is an uncoded one."
+    "Types of the pictures in MPEG-4 packets, a letter each; - is an uncoded one. Their times are kept."
 
     def __init__(self, header: bytes):  # of the stream; the first packet may hold it instead
-        self.bits = _time_bits(header)
+        self.rate = _time_rate(header)
+        self.seconds = (0, 0)  # of the last reference but one, and of the last one
+        self.times = []  # of the coded pictures in seconds, in the order of the file
 
     def __call__(self, packet: bytes) -> str:
-        if self.bits is None:
-            self.bits = _time_bits(packet)
-        kinds = ""
-        start = packet.find(_VOP)
-        while start >= 0:
-            following = packet.find(_VOP, start + 4)
-            picture = packet[start + 4 : len(packet) if following < 0 else following]
-            kinds += "IPBS"[picture[0] >> 6] if picture and _is_coded(picture, self.bits) else "-"
-            start = following
-        return kinds
+        if self.rate is None:
+            self.rate = _time_rate(packet)
+        group = packet.find(_GROUP)
+        if group >= 0:
+            self.seconds = (self.seconds[0], _group_seconds(packet[group + 4 : group + 7]))
+        return "".join(self._kind(part[:16]) for part in packet.split(_VOP)[1:])
 
+    def _kind(self, picture: bytes) -> str:
+        if not picture or self.rate is None:
+            return "IPBS"[picture[0] >> 6] if len(picture) > 4 else "-"
+        kind = "IPBS"[picture[0] >> 6]
+        passed, ticks, coded = _time_and_coded(picture, self.rate)
+        second = self.seconds[kind != "B"] + passed
+        if kind != "B":
+            self.seconds = (self.seconds[1], second)
+        if coded:
+            self.times.append(Fraction(second * self.rate + ticks, self.rate))
+        return kind if coded else "-"
 
+# %% ../nbs/clips/01_video.ipynb #d3c018f2
 def _as_bits(data: bytes) -> str:
     return "".join(f"{byte:08b}" for byte in data)
 
 
-def _is_coded(picture: bytes, time_bits: int | None) -> bool:
-    "The bit that says so (ISO/IEC 14496-2, 6.2.5): behind type, seconds, a marker, the time and a marker."
-    if time_bits is None:
-        return len(picture) > 4
-    bits = _as_bits(picture[:16])
-    at = bits.find("0", 2) + 1 + 1 + time_bits + 1
-    return bits[at : at + 1] == "1"
+def _time_and_coded(picture: bytes, rate: int) -> tuple[int, int, bool]:
+    "Seconds that have passed, ticks after that, and whether it is coded (ISO/IEC 14496-2, 6.2.5)."
+    bits = _as_bits(picture)
+    passed = bits.find("0", 2) - 2  # a 1 for each, behind the type
+    start = 2 + passed + 1 + 1  # behind a marker
+    end = start + _time_bits(rate)
+    return passed, int(bits[start:end] or "0", 2), bits[end + 1 : end + 2] == "1"
+
+
+def _group_seconds(time_code: bytes) -> int:
+    "When a group of pictures starts: hours, minutes, a marker, seconds (ISO/IEC 14496-2, 6.2.4)."
+    bits = _as_bits(time_code.ljust(3, b"\0"))
+    return 3600 * int(bits[:5], 2) + 60 * int(bits[5:11], 2) + int(bits[12:18], 2)
 
 # %% ../nbs/clips/01_video.ipynb #35381009
 _VOL = re.compile(rb"\x00\x00\x01[\x20-\x2f]")  # starts the header of an MPEG-4 stream
 
 
-def _time_bits(header: bytes) -> int | None:
-    "Bits of a picture's time, from an MPEG-4 stream's header (ISO/IEC 14496-2, 6.2.3); None without one."
+def _time_bits(rate: int) -> int:
+    "Bits of a picture's time."
+    return max(1, (rate - 1).bit_length())
+
+
+def _time_rate(header: bytes) -> int | None:
+    "Ticks in a second, from an MPEG-4 stream's header (ISO/IEC 14496-2, 6.2.3); None without one."
     found = _VOL.search(header)
     if found is None:
         return None
@@ -353,8 +387,7 @@ def _time_bits(header: bytes) -> int | None:
         at += 4 + (79 if bits[at + 4] == "1" else 0)
     shape = bits[at + 1 : at + 3]
     at += 3 + (4 if shape == "11" and version != "0001" else 0)
-    resolution = int(bits[at + 1 : at + 17], 2)  # ticks of a second, behind a marker
-    return max(1, (resolution - 1).bit_length())
+    return int(bits[at + 1 : at + 17], 2) or None  # behind a marker
 
 
 def _come_out(pictures: Sequence[str]) -> int:
@@ -383,6 +416,7 @@ class _Contents:
     pixels: str  # format of the pixels, such as "yuv420p"
     area: int  # pixels in a frame
     packets: list[_Packet]  # those that hold data, in the order of the file
+    times: list  # of the pictures, where the codec notes them (MPEG-4), in the order of the file
     damaged: bool  # the file breaks off, or has several video streams
 
 # %% ../nbs/clips/01_video.ipynb #e6c1f704
@@ -404,13 +438,16 @@ def _contents(path: str, every: bool = False) -> _Contents:
         every = every or codec == "mpeg4"
         pixels = context.format.name if context.format else ""
         several = len(container.streams.video) > 1  # decord might choose another one
-        found = _Contents(codec, container.format.name, pixels, context.width * context.height, [], several)
+        area = context.width * context.height
+        found = _Contents(codec, container.format.name, pixels, area, [], getattr(look, "times", []), several)
         try:
             for p in container.demux(stream):
                 if p.size == 0:
                     continue
                 detail = look(bytes(p)) if look and (every or p.is_keyframe) else None
                 found.packets.append(_Packet(p.pts, p.is_keyframe, p.is_discard, p.is_corrupt, detail))
+        except av.error.ExitError as e:
+            raise VideoError(path, f"it breaks off: {_said(e)}") from None
         except av.FFmpegError:
             found.damaged = True
     return found
@@ -477,7 +514,8 @@ class _Scan:
     area: int  # pixels in a frame, at least 1
     packets: int  # packets that hold data and are to be shown
     frames: int  # frames that should decode
-    certain: bool  # whether that number follows from the packets
+    doubt: str  # why that number may be wrong until they are decoded; empty where it follows from the packets
+    whole: bool  # whether the file is read to its end without a fault
     pts: np.ndarray | None  # [frames] time stamps, in display order; None where they are not dependable
     decoded: np.ndarray | None  # [frames] position in decoding order, in display order
     starts: tuple[int, ...]  # frames at which decoding may start, in display order; 0 among them
@@ -485,22 +523,35 @@ class _Scan:
     no_motion: str  # why there are no motion vectors; empty where there may be
 
 # %% ../nbs/clips/01_video.ipynb #18d69cf6
-_STEADY = {
-    "h264",
-    "hevc",
-    "vp9",
-    "av1",
-    "mpeg1video",
-    "mpeg4",
-}  # one packet, one frame (mpeg4: see _come_out)
+_STEADY = {"h264", "vp9", "av1", "mpeg4"}  # one packet, one frame (mpeg4: see _come_out)
 _SEEKLESS = {"mpeg", "mpegvideo"}  # containers without an index to seek by
 
 
-def _certain(found: _Contents, whole: bool) -> bool:
-    "Whether the number of frames follows from the packets."
-    if not whole or found.codec not in _STEADY:
-        return False
-    return found.codec != "mpeg4" or found.area >= 64 * 64  # a tiny picture may look like an uncoded one
+def _doubt(found: _Contents, shown: list[_Packet], whole: bool) -> str:
+    "Why frames must be decoded to be counted; empty where their number follows from the packets."
+    mpeg4 = found.codec == "mpeg4"
+    if not whole:
+        return "it is damaged, hides frames or has several video streams"
+    if found.codec not in _STEADY:
+        return f"packets of {found.codec} and frames may differ in number"
+    if mpeg4 and found.area < 64 * 64:
+        return "its pictures are tiny, and may look like uncoded ones"
+    if not _is_entry(found.codec, shown[0]) or (mpeg4 and not shown[0].detail.startswith("I")):
+        return "it begins between key frames"
+    return _doubtful_times(found.times if mpeg4 else [p.pts for p in shown], repeated=mpeg4)
+
+
+def _doubtful_times(times: list, repeated: bool) -> str:
+    "Why pictures at these times, in the order of the file, may not all come out; empty where they do."
+    known = sorted({time for time in times if time is not None})
+    if not known or None in times or not (repeated or len(known) == len(times)):
+        return "its time stamps are missing or repeated"
+    if times[0] > known[0]:
+        return "it begins with frames that refer to others before it"
+    steps = np.diff(np.array([float(time - known[0]) for time in known]))
+    if len(steps) and steps.max() > 1.5 * np.median(steps):
+        return "its time stamps leave gaps, as where packets were lost"
+    return ""
 
 
 def _seek_starts(container: str, order: np.ndarray | None, starts: np.ndarray | None) -> tuple[int, ...]:
@@ -512,7 +563,7 @@ def _seek_starts(container: str, order: np.ndarray | None, starts: np.ndarray | 
 
 # %% ../nbs/clips/01_video.ipynb #02220554
 @functools.lru_cache(maxsize=4096)
-def _scan(path: str, stamp: tuple) -> _Scan:
+def _packet_scan(path: str, stamp: tuple) -> _Scan:
     "What the packets of a file tell. Raises VideoError for a file without packets."
     found = _contents(path)
     shown = [p for p in found.packets if not p.hidden]
@@ -530,7 +581,8 @@ def _scan(path: str, stamp: tuple) -> _Scan:
         area=max(1, found.area),
         packets=len(shown),
         frames=_come_out([p.detail for p in shown]) if found.codec == "mpeg4" else len(shown),
-        certain=_certain(found, whole),
+        doubt=_doubt(found, shown, whole),
+        whole=whole,
         pts=None if order is None else pts[order],
         decoded=order,
         starts=_seek_starts(found.container, order, starts),
@@ -687,6 +739,41 @@ def _pass_b_frames(cursor: _Cursor, codec: str):
         if cursor.next() is None:
             break
 
+# %% ../nbs/clips/01_video.ipynb #b71acd6f
+def _counted(path: str, scan: _Scan) -> tuple[int, bool, bool]:
+    "Frames that decode before the end or the first fault; whether it is the end, and the packets were right."
+    stamps = []
+    whole = False
+    try:
+        for _, frame, _ in _decode(path, itertools.count(), dataclasses.replace(scan, starts=(0,))):
+            stamps.append(frame.pts)
+    except _PastEnd:
+        whole = True
+    except VideoError:
+        pass
+    return len(stamps), whole, whole and scan.pts is not None and stamps == scan.pts.tolist()
+
+
+@functools.lru_cache(maxsize=4096)
+def _scan(path: str, stamp: tuple) -> _Scan:
+    "What the packets of a file tell, corrected by decoding it where they leave a doubt. Raises VideoError."
+    scan = _packet_scan(path, stamp)
+    if not scan.doubt:
+        return scan
+    counting = functools.partial(_counted, path, scan)
+    try:
+        frames, whole, right = contents.remembered(path, "frames that decode, 1", counting)
+    except OSError as e:
+        raise VideoError(path, f"cannot be read ({e})") from None
+    if right:
+        return dataclasses.replace(scan, whole=True)
+    doubt = scan.decord_doubt
+    if frames != scan.frames:
+        doubt = "its packets and its frames differ in number"
+    return dataclasses.replace(
+        scan, frames=frames, whole=whole, pts=None, decoded=None, starts=(0,), decord_doubt=doubt
+    )
+
 # %% ../nbs/clips/01_video.ipynb #40333f4f
 def _upright(frame, pose: _Pose, converter: VideoReformatter) -> np.ndarray:
     "An upright frame as uint8 [1,H,W,3]."
@@ -842,7 +929,7 @@ def read_clip(
     text, stamp = _stamped(path)
     wanted, places = _wanted(text, frames)
     scan = _scan(text, stamp)
-    if scan.certain and wanted[-1] >= scan.frames:
+    if scan.whole and wanted[-1] >= scan.frames:
         raise VideoError(text, f"frame {wanted[-1]} is past the end: it has {scan.frames} frames")
     if motion and scan.no_motion:
         raise NoMotionVectors(text, f"{scan.no_motion}; transcode it to H.264 or use optical flow")
@@ -856,24 +943,12 @@ def read_clip(
     return clip if places is None else _arranged(clip, places)
 
 # %% ../nbs/clips/01_video.ipynb #e20daf3b
-@functools.lru_cache(maxsize=4096)
-def _count(path: str, stamp: tuple) -> int:
-    "How many frames decode before the end or the first fault."
-    scan = _scan(path, stamp)
-    last = -1
-    with contextlib.suppress(VideoError):
-        for last, *_ in _decode(path, itertools.count(), scan):
-            pass
-    return last + 1
-
-
 def num_frames(
     path,  # video file
 ) -> int:  # frames that decode
     "Length of a video, from its packets or by decoding it once. Raises VideoError for bad files."
     text, stamp = _stamped(path)
-    scan = _scan(text, stamp)
-    count = scan.frames if scan.certain else _count(text, stamp)
+    count = _scan(text, stamp).frames
     if count == 0:
         raise VideoError(text, "no frame of it decodes")
     return count
@@ -883,7 +958,7 @@ def without_vectors(
     path,  # video file
 ) -> str:  # "" where it may have some
     "Why a file has no motion vectors, from its packets alone. Raises VideoError for a file without packets."
-    return _scan(*_stamped(path)).no_motion
+    return _packet_scan(*_stamped(path)).no_motion
 
 # %% ../nbs/clips/01_video.ipynb #e0fccb40
 def _until_the_end(decoded: Iterator[tuple]) -> Iterator[tuple]:
@@ -940,6 +1015,7 @@ class _Tally:
     frames: int = 0
     mv_frames: int = 0  # frames that come with vectors
     mv_blank: int = 0  # of those, frames with placeholders only
+    interlaced: int = 0  # frames that are coded as two fields
     damage: str = ""  # the first fault
 
     def add(self, frame, codec: str):
@@ -948,7 +1024,8 @@ class _Tally:
             self.width = frame.width
             self.height = frame.height
             self.pose = _pose(frame)
-        if "MOTION_VECTORS" in frame.side_data.keys():
+        self.interlaced += frame.interlaced_frame
+        if not frame.interlaced_frame and "MOTION_VECTORS" in frame.side_data.keys():
             self.mv_frames += 1
             self.mv_blank += _vectors(frame, codec) is None
         if frame.is_corrupt and not self.damage:
@@ -984,6 +1061,7 @@ class Probe:
     mv_frames: int  # frames that come with at least one motion vector
     mv_blank: int  # of those, frames whose vectors are placeholders; read_clip gives none for them
     header_frames: int  # frames that the header claims; 0 where it claims nothing
+    doubt: str  # why its packets alone do not say how many frames it has; empty where they do
     rotation: int  # degrees clockwise in the metadata, already undone
     reason: str  # why there are no vectors, and what is damaged; empty where all is well
     others: str = ""  # video streams that are not read, in words
@@ -1001,6 +1079,8 @@ def _remarks(tally: _Tally, scan: _Scan) -> str:
         remarks.append(scan.no_motion)
     if tally.mv_blank:
         remarks.append(f"{tally.mv_blank} B-frames have placeholder vectors only")
+    if tally.interlaced:
+        remarks.append(f"{tally.interlaced} frames are coded as two fields, which gives no usable vectors")
     return "; ".join(remark for remark in remarks if remark)
 
 # %% ../nbs/clips/01_video.ipynb #8cb18e78
@@ -1009,7 +1089,7 @@ def probe(
 ) -> Probe:
     "Decode a file once: codec, size, frames, motion vectors. Raises VideoError where no frame decodes."
     text, stamp = _stamped(path)
-    scan = _scan(text, stamp)
+    scan = _packet_scan(text, stamp)
     tally = _tally(text, scan.codec)
     if tally.frames == 0:
         raise VideoError(text, tally.damage or "no frame of it decodes")
@@ -1024,6 +1104,7 @@ def probe(
         mv_frames=tally.mv_frames,
         mv_blank=tally.mv_blank,
         header_frames=tally.header_frames,
+        doubt=scan.doubt,
         rotation=-90 * tally.pose.turns % 360,
         mirrored=tally.pose.mirrored,
         reason=_remarks(tally, scan),
@@ -1038,6 +1119,8 @@ def _row(path) -> list[str]:
     except VideoError as e:
         return [str(path), "-", "-", "-", "-", "-", e.reason]
     notes = [found.reason, found.others]
+    if found.doubt:
+        notes.append(f"counted by decoding: {found.doubt}")
     if found.header_frames not in (0, found.frames):
         notes.append(f"the header counts {found.header_frames}")
     if found.rotation:
@@ -1232,7 +1315,8 @@ def _motion(
 class _Recorder:
     "What frames say about motion while they pass by."
 
-    def __init__(self, codec: str):
+    def __init__(self, path: str, codec: str):
+        self.path = path
         self.codec = codec
         self.indices = []
         self.fields = []
@@ -1240,6 +1324,9 @@ class _Recorder:
         self.pose = _Pose()
 
     def note(self, index: int, frame, pose: _Pose):
+        if frame.interlaced_frame:
+            reason = f"frame {index} is coded as two fields, whose vectors count lines of a field"
+            raise NoMotionVectors(self.path, f"{reason}; transcode it to H.264 or use optical flow")
         self.indices.append(index)
         self.fields.append(_vectors(frame, self.codec))
         if self.native is None:
@@ -1249,7 +1336,7 @@ class _Recorder:
 
 def _read_motion(path: str, wanted: list[int], crop, size, grid, scan: _Scan) -> Clip:
     "The wanted frames through PyAV, with their motion."
-    seen = _Recorder(scan.codec)
+    seen = _Recorder(path, scan.codec)
     kinds = {}
     decoded = _decode(path, wanted, scan, motion=True, kinds=kinds)
     rgb, box = _gather(path, _pictures(decoded, seen.note), crop, size)

@@ -799,7 +799,12 @@ def fake_probe(monkeypatch):
             raise video.VideoError(path, "empty file")
         codec, frames, moving, *reason = text.split(maxsplit=3)
         return types.SimpleNamespace(
-            codec=codec, frames=int(frames), mv_frames=int(moving) + 1, mv_blank=1, reason="".join(reason)
+            codec=codec,
+            frames=int(frames),
+            mv_frames=int(moving) + 1,
+            mv_blank=1,
+            doubt="",
+            reason="".join(reason),
         )
 
     monkeypatch.setattr(video, "probe", probe, raising=False)

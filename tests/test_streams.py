@@ -1,5 +1,7 @@
-"What decodes is what is counted: still scenes in MPEG-4, and files with several video streams."
+"What decodes is what is counted: still scenes, cut files, several video streams; and what is refused."
 
+import os
+import time
 from fractions import Fraction
 
 import av
@@ -18,11 +20,11 @@ def picture(n, height, width, still=range(20, 60)):
     return np.repeat(gray[..., None], 3, 2).astype(np.uint8)
 
 
-def encode(path, frames, rate=25, codec="mpeg4", **options):
+def encode(path, frames, rate=25, codec="mpeg4", pixels="yuv420p", **options):
     height, width = frames[0].shape[:2]
     with av.open(str(path), "w") as out:
         stream = out.add_stream(codec, rate=rate, options={k: str(v) for k, v in options.items()})
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = width, height, pixels
         stream.codec_context.thread_count = 1
         for frame in frames:
             out.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
@@ -50,11 +52,13 @@ def test_the_time_of_a_picture_has_as_many_bits_as_its_rate_needs(tmp_path, rate
         header = container.streams.video[0].codec_context.extradata or b""
         packets = [bytes(p) for p in container.demux(video=0) if p.size]
     ticks = Fraction(rate).numerator
-    bits = video._time_bits(header or packets[0])
+    bits = video._time_bits(video._time_rate(header or packets[0]))
     assert 2**bits >= ticks and (bits == 1 or 2 ** (bits - 1) < ticks)
     read = video._Vops(header)
     kinds = "".join(read(packet) for packet in packets)
     assert "-" not in kinds and len(kinds) == 12 == video.probe(path).frames
+    times = sorted(read.times)
+    assert [time - times[0] for time in times] == [n / Fraction(rate) for n in range(12)]
 
 
 def test_an_uncoded_picture_is_none():
@@ -62,8 +66,138 @@ def test_an_uncoded_picture_is_none():
     for coded in "01":
         bits = "01" + "0" + "1" + "00101" + "1" + coded + "1" * 5
         data = int(bits, 2).to_bytes(2, "big")
-        assert video._is_coded(data, 5) == (coded == "1")
+        assert video._time_and_coded(data, 25) == (0, 5, coded == "1")
     assert video._Vops(b"")(b"\0\0\1\xb6" + b"\x50\0") == "-"  # without a header, by its length
+
+
+CODINGS = {
+    "h264, open groups": ("libx264", {"x264-params": "open-gop=1:scenecut=0:keyint=12:min-keyint=12"}),
+    "h264": ("libx264", {"g": "12", "bf": "2", "sc_threshold": "0"}),
+    "hevc, open groups": ("libx265", {"x265-params": "keyint=12:min-keyint=12:scenecut=0:log-level=none"}),
+    "mpeg1video": ("mpeg1video", {"g": "12", "bf": "2"}),
+    "mpeg2video": ("mpeg2video", {"g": "12", "bf": "2"}),
+    "mpeg4": ("mpeg4", {"g": "12", "bf": "2"}),
+    "vp9": ("libvpx-vp9", {"g": "12"}),
+}
+CUTS = {
+    "whole": lambda number, keys: True,
+    "begins between key frames": lambda number, keys: number >= 5,
+    "begins at a later key frame": lambda number, keys: number >= keys[1],
+    "a key frame is lost": lambda number, keys: number != keys[2],
+    "a frame is lost": lambda number, keys: number != keys[1] + 3,
+}
+
+
+@pytest.fixture(scope="module")
+def coded(tmp_path_factory):
+    "Sixty frames in every coding."
+    folder = tmp_path_factory.mktemp("coded")
+    for name, (codec, options) in CODINGS.items():
+        encode(folder / f"{name}.mkv", [picture(n, 96, 128, ()) for n in range(60)], 25, codec, **options)
+    return folder
+
+
+def cut(source, target, keeps):
+    "Copies the packets that are kept, stamped from 0, without encoding them anew."
+    with av.open(str(source)) as container, av.open(str(target), "w") as out:
+        packets = [p for p in container.demux(video=0) if p.size]
+        keys = [number for number, p in enumerate(packets) if p.is_keyframe]
+        stream = out.add_stream_from_template(container.streams.video[0])
+        kept = [p for number, p in enumerate(packets) if keeps(number, keys)]
+        first = kept[0].dts if kept[0].dts is not None else kept[0].pts
+        for packet in kept:
+            packet.stream = stream
+            packet.pts -= first
+            packet.dts = None if packet.dts is None else packet.dts - first
+            out.mux(packet)
+
+
+def plainly_decoded(path):
+    "RGB of the frames that come out of a file, one after the other, up to its end or a fault."
+    frames = []
+    try:
+        with av.open(str(path)) as container:
+            container.streams.video[0].codec_context.thread_count = 1
+            for frame in container.decode(video=0):
+                frames.append(frame.to_ndarray(format="rgb24"))
+    except av.FFmpegError:
+        pass
+    return frames
+
+
+@pytest.mark.parametrize("how", CUTS)
+@pytest.mark.parametrize("coding", CODINGS)
+def test_one_index_is_one_picture_of_those_that_decode(coded, tmp_path, coding, how):
+    for ending in ("mkv", "mp4", {"mpeg4": "avi", "vp9": "webm"}.get(coding, "ts")):
+        path = tmp_path / f"cut.{ending}"
+        try:
+            cut(coded / f"{coding}.mkv", path, CUTS[how])
+        except av.FFmpegError:
+            continue  # the container does not hold this codec
+        expected = plainly_decoded(path)
+        if not expected:
+            with pytest.raises(video.VideoError, match="no frame of it decodes"):
+                video.num_frames(path)
+            continue
+        assert video.num_frames(path) == video.probe(path).frames == len(expected)
+        for number in (len(expected) - 1, len(expected) // 2, 0):
+            (alone,) = video.read_clip(path, [number]).rgb.permute(1, 2, 3, 0).numpy()
+            assert np.array_equal(alone, expected[number]), (ending, number)
+        with pytest.raises(video.VideoError, match="past the end"):
+            video.read_clip(path, [len(expected)])
+
+
+def test_counting_by_decoding_is_done_once_and_shown(coded, tmp_path, monkeypatch):
+    monkeypatch.setenv("MVNB_PATHS_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "clips" / "one"
+    folder.mkdir(parents=True)
+    keeps = CUTS["begins at a later key frame"]
+    cut(coded / "hevc, open groups.mkv", folder / "cut.mkv", keeps)
+    (folder / "whole.mkv").write_bytes((coded / "h264.mkv").read_bytes())
+    for path in folder.iterdir():
+        os.utime(path, (1e9, 1e9))
+    report = datasets.check(datasets.folder(tmp_path / "clips", "all"), workers=0, progress=False)
+    assert "counted by decoding" in str(report) and "come out: 1" in str(report)
+    time.sleep(2.1)  # a file that changed a moment ago is not remembered
+    count = video.num_frames(folder / "cut.mkv")
+    video._scan.cache_clear()
+    monkeypatch.setattr(video, "_counted", lambda path, scan: pytest.fail("counted again"))
+    assert (
+        video.num_frames(folder / "cut.mkv")
+        == count
+        < video._packet_scan(*video._stamped(folder / "cut.mkv")).packets
+    )
+
+
+@pytest.mark.parametrize("codec, ending", [("mpeg2video", "mkv"), ("mpeg4", "avi"), ("libx264", "mp4")])
+def test_vectors_between_fields_are_refused(tmp_path, codec, ending):
+    path = tmp_path / f"fields.{ending}"
+    options = {"x264-params": "tff=1"} if codec == "libx264" else {"flags": "+ildct+ilme"}
+    encode(path, [picture(n, 96, 128, ()) for n in range(12)], 25, codec, **options)
+    assert video.read_clip(path, [5]).rgb.shape == (3, 1, 96, 128)
+    with pytest.raises(video.NoMotionVectors, match="frame 5 is coded as two fields"):
+        video.read_clip(path, [5], motion=True)
+    found = video.probe(path)
+    assert found.mv_frames == 0 and "12 frames are coded as two fields" in found.reason
+
+
+def test_a_frame_of_too_many_pixels_is_refused_before_it_is_decoded(tmp_path):
+    path = tmp_path / "huge.mov"
+    side = 9000
+    encode(path, [np.zeros((side, side, 3), np.uint8)], 25, "png", pixels="rgb24")
+    assert path.stat().st_size < 2e6
+    for read in (video.num_frames, video.probe, lambda path: video.read_clip(path, [0])):
+        with pytest.raises(video.VideoError, match="9000x9000 pixels; at most 67 million"):
+            read(path)
+
+
+def test_a_packet_that_does_not_come_is_waited_for_a_while(tmp_path, monkeypatch):
+    path = tmp_path / "sparse.avi"
+    encode(path, [picture(n, 64, 96) for n in range(12)], bf=0, g=12)
+    os.truncate(path, 20 << 30)  # nothing but zeros, which take no room on the disk
+    monkeypatch.setattr(video, "_PATIENCE", 1)
+    with pytest.raises(video.VideoError, match="no answer within 1 seconds"):
+        video.num_frames(path)
 
 
 def two_streams(path, first, second, default=None):
