@@ -84,19 +84,11 @@ def _class_of(path: str) -> str:  # "" for a video outside of class folders
         folders = folders[1:]
     return folders[0] if folders else ""
 
-
-def _bytes(path: Path) -> int:  # -1 for a link that leads nowhere
-    "Size of a file."
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return -1
-
 # %% ../nbs/use/41_own.ipynb #a0944ad2
 def videos(
     path: str | Path,  # a folder
 ) -> Index:  # labels are -1 outside of class folders
-    "All videos below a folder; their hash covers names and sizes. Raises DatasetError if there are none."
+    "All videos below a folder; their hash covers names and contents. Raises DatasetError if there are none."
     root = Path(os.path.abspath(Path(path).expanduser()))
     if root.is_file():
         raise DatasetError(f"{root} is one file: give the folder that holds your videos")
@@ -114,8 +106,8 @@ def videos(
         classes = []
     number = {name: i for i, name in enumerate(classes)}
     labels = [number.get(name, -1) for name in names]
-    sizes = json.dumps([_bytes(root / p) for p in paths])
-    return Index("folder", "all", root, paths, labels, classes, hashlib.sha256(sizes.encode()).hexdigest())
+    index = Index("folder", "all", root, paths, labels, classes)
+    return replace(index, content=index.files_hash() or "")
 
 # %% ../nbs/use/41_own.ipynb #5e29231d
 from .methods import parameters
@@ -461,7 +453,7 @@ def _look(part: Index, notes: dict, workers: int | None):
 
 
 def _look_again(index: Index, notes: dict, workers: int | None):
-    "Decodes the unreadable videos once more: they may have been repaired."
+    "Decodes the unreadable videos once more: another version of the decoder may read them."
     bad = notes["unreadable"]
     notes["unreadable"] = {}
     _look(index.subset([i for i, path in enumerate(index.paths) if path in bad]), notes, workers)
@@ -596,6 +588,12 @@ def _differences(old: dict, new: dict) -> str:
 
 # %% ../nbs/use/41_own.ipynb #abbf4636
 RUN = "run.json"
+_CHECKPOINTS = ("checkpoint.pt", "checkpoint.previous.pt")
+
+
+def _belong(plan: Plan):
+    "Notes whose the folder of the result is."
+    _write_json(plan.out / RUN, {"identity": plan.identity, "folder": _shown(plan.index.root)})
 
 
 def _reserve(plan: Plan):
@@ -606,7 +604,8 @@ def _reserve(plan: Plan):
         raise OwnError(
             f"{_shown(here)} is not empty and was not made by a pretraining: choose a new folder with --out"
         )
-    if known and known.get("identity") != plan.identity:
+    begun = any((here / name).exists() for name in (ENCODER, *_CHECKPOINTS))
+    if begun and known.get("identity") != plan.identity:
         raise OwnError(
             f"{_shown(here)} belongs to a training with another "
             f"{_differences(known.get('identity', {}), plan.identity)}: "
@@ -615,7 +614,7 @@ def _reserve(plan: Plan):
     try:
         here.mkdir(parents=True, exist_ok=True)
         if not known:
-            _write_json(here / RUN, {"identity": plan.identity, "folder": _shown(plan.index.root)})
+            _belong(plan)
     except OSError as e:
         raise OwnError(
             f"{_shown(here)} cannot be written ({e.strerror}): choose another folder with --out"
@@ -688,7 +687,7 @@ class Pretrained:
 # %% ../nbs/use/41_own.ipynb #e26597a8
 def _tidy(folder: Path):
     "Removes checkpoints, and what killed processes left half written."
-    for path in [folder / "checkpoint.pt", folder / "checkpoint.previous.pt", *folder.glob(".*.tmp")]:
+    for path in [*(folder / name for name in _CHECKPOINTS), *folder.glob(".*.tmp")]:
         path.unlink(missing_ok=True)
 
 
@@ -858,7 +857,8 @@ def pretrain(
     "Trains an encoder on a folder of videos, or continues. Raises ValueError if that is impossible."
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise OwnError("pretraining on own videos runs in one process: start it without torchrun")
-    first = plan(method, path, profile, out=out, weights=weights, params=params, **options)
+    with runs.bars(progress):
+        first = plan(method, path, profile, out=out, weights=weights, params=params, **options)
     device = settings.device(device)
     built = _built(first)
     lacking = {}
@@ -869,6 +869,7 @@ def pretrain(
     with _alone(first.out):
         if finished := _finished(first):
             return finished
+        _belong(first)  # the videos may have been mended since an attempt that never began to train
         ready, notes = _checked_plan(first, lacking, skip_unreadable, device, workers, progress)
         if ready.recipe != first.recipe:
             built = _built(ready)
@@ -1258,7 +1259,8 @@ def features(
     "Features of all videos of a folder, stored, with a map. Raises ValueError if that is impossible."
     if min(views, batch_size) < 1:
         raise OwnError(f"views {views}, batch_size {batch_size}: each must be 1 or more")
-    index = videos(path)
+    with runs.bars(progress):
+        index = videos(path)
     encoder = load_encoder(weights, backbone, frames=frames, stride=stride, size=size)
     out = _absolute(out)
     if out.suffix != ".npz":
