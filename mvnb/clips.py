@@ -12,7 +12,6 @@ import functools
 import hashlib
 import importlib
 import json
-import os
 import tempfile
 import threading
 import zlib
@@ -32,7 +31,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 from tqdm.auto import tqdm
 
-from . import puppets, settings
+from . import contents, puppets, settings
 from .video import Clip, VideoError, crop_motion, num_frames, read_clip, read_video
 
 # %% ../nbs/clips/04_clips.ipynb #35e2e197
@@ -1058,15 +1057,11 @@ def _kind_of_field(motion):
 
 
 def _stamp(index, short, motion):
-    "Hash over the index and the size and time of every file: changed, added and removed files change it."
+    "Hash over the index and what every file holds: changed, added and removed files change it."
     where = f"{index.hash}/{short}/{Path(index.root).resolve()}" + _kind_of_field(motion)
     digest = hashlib.sha256(where.encode("utf-8", "surrogateescape"))
-    for i in range(len(index)):
-        try:
-            stat = os.stat(index.path(i))
-            digest.update(f"{stat.st_size},{stat.st_mtime_ns};".encode())
-        except OSError:
-            digest.update(b"-;")
+    for held in contents.digests([index.path(i) for i in range(len(index))]):
+        digest.update(f"{held};".encode())
     return digest.hexdigest()
 
 # %% ../nbs/clips/04_clips.ipynb #da3e1f38

@@ -56,8 +56,7 @@ def _hashed(path: str) -> tuple[str, dict]:  # digest; the same under its key, w
     began = time.time_ns()
     key, changed = _state(path)
     digest = _sha256(path)
-    settled = changed < began - _GRAIN and _state(path)[0] == key
-    return digest, {key: digest} if settled else {}
+    return digest, {key: digest} if changed < began - _GRAIN else {}
 
 # %% ../nbs/clips/01_contents.ipynb #f3c9d183
 def _database() -> Path:

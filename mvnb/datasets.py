@@ -14,6 +14,7 @@ import difflib
 import functools
 import hashlib
 import json
+import math
 import os
 import posixpath
 import re
@@ -31,7 +32,7 @@ from typing import NamedTuple
 import numpy as np
 from fastcore.basics import patch
 
-from . import settings
+from . import contents, settings
 
 # %% ../nbs/clips/03_datasets.ipynb #00efbd13
 class DatasetError(ValueError):
@@ -309,6 +310,22 @@ def present(self: Index) -> Index:  # itself where nothing is missing
     "The index without its missing videos."
     found = _exists(self)
     return self if found.all() else self.subset(found)
+
+# %% ../nbs/clips/03_datasets.ipynb #728b7ae8
+@patch
+def files_hash(
+    self: Index,
+    quick: bool = False,  # read no more than `contents.QUICK` bytes
+) -> str | None:  # 64 hexadecimal digits; None where it is not known yet, or no file is there
+    "SHA-256 over what the files hold, in list order; missing files count, too. Drawn videos have none."
+    if self.drawing is not None:
+        return None
+    files = [os.path.join(self.root, path) for path in self.paths]
+    found = contents.digests(files, most=contents.QUICK if quick else math.inf)
+    unread = quick and any(digest is None and os.path.exists(file) for digest, file in zip(found, files))
+    if unread or not any(found):
+        return None
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()
 
 # %% ../nbs/clips/03_datasets.ipynb #88c1f9b6
 class _Listing:

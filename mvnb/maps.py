@@ -29,7 +29,7 @@ from numpy import ndarray
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from . import flow, puppets, settings
+from . import contents, flow, puppets, settings
 from .motion import motion_map
 from .video import VideoError, num_frames, read_clip
 
@@ -392,67 +392,30 @@ def _store(file: Path, maps: MotionMap):
     finally:
         part.unlink(missing_ok=True)
 
-# %% ../nbs/motion/17_maps.ipynb #17a9002f
-_tables: dict = {}  # file -> {path: [size, time of change, SHA-256]}
-
-
-def _read_table(file: Path) -> dict:
-    found = {}
-    for line in file.read_text(errors="replace").splitlines() if file.is_file() else []:
-        try:
-            path, *state = json.loads(line)
-            found[path] = state
-        except (ValueError, TypeError):
-            continue  # a line that was cut off
-    return found
-
-
-def _table(cache: Path) -> dict:
-    file = cache / "maps" / "videos.jsonl"
-    if file not in _tables:
-        _tables[file] = _read_table(file)
-    return _tables[file]
-
-
-def _state(path) -> tuple[str, list]:
-    "Absolute path, and size and time of change of a file. Raises VideoError."
-    text = os.path.abspath(os.fspath(path))
-    try:
-        stat = os.stat(text)
-    except OSError as error:
-        raise VideoError(text, f"cannot be opened ({error.strerror})") from None
-    return text, [stat.st_size, stat.st_mtime_ns]
-
-
-def _known_digest(path, cache: Path) -> str | None:
-    "The SHA-256 of a video as far as it is remembered."
-    text, state = _state(path)
-    known = _table(cache).get(text)
-    return known[2] if known and known[:2] == state else None
-
 # %% ../nbs/motion/17_maps.ipynb #17a90030
-def _digest(path, cache: Path) -> str:
-    "The SHA-256 of a video, remembered from now on. Raises VideoError."
-    if (known := _known_digest(path, cache)) is not None:
-        return known
-    text, state = _state(path)
-    digest = hashlib.sha256()
+def _digest(path) -> str:
+    "The SHA-256 of a video, read once. Raises VideoError."
     try:
-        with open(text, "rb") as video:
-            while block := video.read(1 << 20):
-                digest.update(block)
+        return contents.digest(path)
     except OSError as error:
-        raise VideoError(text, f"cannot be read ({error.strerror})") from None
-    (cache / "maps").mkdir(parents=True, exist_ok=True)
-    entry = [text, *state, digest.hexdigest()]
-    with open(cache / "maps" / "videos.jsonl", "a") as lines:
-        lines.write(json.dumps(entry) + "\n")  # one short write: lines of several processes do not mix
-    _table(cache)[text] = entry[1:]
-    return entry[3]
+        raise VideoError(os.path.abspath(path), f"cannot be opened ({error.strerror})") from None
 
 
 def _file(digest: str, maps: Maps, cache: Path) -> Path:
     return cache / "maps" / f"{maps.how}-{maps.key}" / digest[:2] / f"{digest[2:34]}.map"
+
+
+def _kept(path, maps: Maps, cache: Path) -> tuple[MotionMap, Path, bool]:  # maps, their file, if made now
+    "The motion maps of a file: from the cache, or computed and kept. Raises VideoError."
+    digest = _digest(path)
+    file = _file(digest, maps, cache)
+    found = _stored(file)
+    if found is not None:
+        return found, file, False
+    found = compute(path, maps)
+    if _digest(path) == digest:  # no other video has taken its place meanwhile
+        _store(file, found)
+    return found, file, True
 
 
 def of_video(
@@ -461,13 +424,7 @@ def of_video(
     cache: Path | None = None,  # None: settings, [paths] cache
 ) -> MotionMap:
     "The motion maps of a file: from the cache, or computed and kept. Raises VideoError."
-    cache = cache or settings.cache()
-    file = _file(_digest(path, cache), maps, cache)
-    found = _stored(file)
-    if found is None:
-        found = compute(path, maps)
-        _store(file, found)
-    return found
+    return _kept(path, maps, cache or settings.cache())[0]
 
 # %% ../nbs/motion/17_maps.ipynb #17a90033
 @contextlib.contextmanager
@@ -489,12 +446,7 @@ def _job(path: str, maps: Maps, cache: Path) -> dict:
     about = dict(path=path, made=False)
     try:
         with _one_thread():
-            file = _file(_digest(path, cache), maps, cache)
-            found = _stored(file)
-            if found is None:
-                found = compute(path, maps)
-                _store(file, found)
-                about["made"] = True
+            found, file, about["made"] = _kept(path, maps, cache)
         about |= dict(frames=len(found), bytes=file.stat().st_size)
     except VideoError as error:
         about["reason"] = error.reason
@@ -635,19 +587,9 @@ def build(
         if done % 8 == 0 and found.videos:
             bar.set_postfix_str(f"{_size(found.bytes / found.videos * len(paths))} in all", False)
     _note_failed(found.folder, paths, found.failed)
-    _tables.pop(cache / "maps" / "videos.jsonl", None)  # workers have added lines
     return found
 
 # %% ../nbs/motion/17_maps.ipynb #17a9003c
-def _is_kept(path: str, maps: Maps, cache: Path) -> bool:
-    "Whether a file's maps are in the cache; no video is read for it."
-    try:
-        digest = _known_digest(path, cache)
-    except VideoError:
-        return False
-    return digest is not None and _file(digest, maps, cache).is_file()
-
-
 @patch
 def check(self: Maps, index):
     "Raises ValueError where maps of an index are neither in the cache nor known to be impossible."
@@ -655,7 +597,10 @@ def check(self: Maps, index):
         return
     cache, paths = settings.cache().absolute(), _paths(index)
     bad = failures(folder_of(self, cache))
-    missing = [path for path in paths if path not in bad and not _is_kept(path, self, cache)]
+    missing = []
+    for path, digest in zip(paths, contents.digests(paths, most=contents.QUICK)):
+        if path not in bad and not (digest and _file(digest, self, cache).is_file()):
+            missing.append(path)
     if missing:
         more = f" --side {self.side}" * (self.side != SIDE)
         raise ValueError(

@@ -84,19 +84,11 @@ def _class_of(path: str) -> str:  # "" for a video outside of class folders
         folders = folders[1:]
     return folders[0] if folders else ""
 
-
-def _bytes(path: Path) -> int:  # -1 for a link that leads nowhere
-    "Size of a file."
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return -1
-
 # %% ../nbs/use/41_own.ipynb #a0944ad2
 def videos(
     path: str | Path,  # a folder
 ) -> Index:  # labels are -1 outside of class folders
-    "All videos below a folder; their hash covers names and sizes. Raises DatasetError if there are none."
+    "All videos below a folder; their hash covers names and contents. Raises DatasetError if there are none."
     root = Path(os.path.abspath(Path(path).expanduser()))
     if root.is_file():
         raise DatasetError(f"{root} is one file: give the folder that holds your videos")
@@ -114,8 +106,8 @@ def videos(
         classes = []
     number = {name: i for i, name in enumerate(classes)}
     labels = [number.get(name, -1) for name in names]
-    sizes = json.dumps([_bytes(root / p) for p in paths])
-    return Index("folder", "all", root, paths, labels, classes, hashlib.sha256(sizes.encode()).hexdigest())
+    index = Index("folder", "all", root, paths, labels, classes)
+    return replace(index, content=index.files_hash() or "")
 
 # %% ../nbs/use/41_own.ipynb #5e29231d
 from .methods import parameters
@@ -858,7 +850,8 @@ def pretrain(
     "Trains an encoder on a folder of videos, or continues. Raises ValueError if that is impossible."
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise OwnError("pretraining on own videos runs in one process: start it without torchrun")
-    first = plan(method, path, profile, out=out, weights=weights, params=params, **options)
+    with runs.bars(progress):
+        first = plan(method, path, profile, out=out, weights=weights, params=params, **options)
     device = settings.device(device)
     built = _built(first)
     lacking = {}
@@ -1258,7 +1251,8 @@ def features(
     "Features of all videos of a folder, stored, with a map. Raises ValueError if that is impossible."
     if min(views, batch_size) < 1:
         raise OwnError(f"views {views}, batch_size {batch_size}: each must be 1 or more")
-    index = videos(path)
+    with runs.bars(progress):
+        index = videos(path)
     encoder = load_encoder(weights, backbone, frames=frames, stride=stride, size=size)
     out = _absolute(out)
     if out.suffix != ".npz":

@@ -206,6 +206,31 @@ def manifests(
     hashes = {what: known[data] for what, data in videos.items()}
     return hashes | {what: known[key] for what, key in inputs.items() if known[key] is not None}
 
+# %% ../nbs/results/31_runs.ipynb #fb088ea8
+def _held(
+    data,  # recipes.Data
+    known: dict,  # see `manifests`
+    whole: bool = False,  # read all files if need be, and do not trust what is known
+) -> str | None:  # None where it is not known, or the first hash says it already
+    "The hash of what the files of a data set hold."
+    key = (data, "held")
+    if whole or key not in known:
+        known[key] = None
+        with contextlib.suppress(OSError, ValueError):
+            index = data.load()
+            known[key] = None if index.content else index.files_hash(quick=not whole)
+    return known[key]
+
+
+def _contents(recipe: Recipe, parent: Result | None, known: dict) -> dict:  # what for -> hash
+    "What the files of a run hold before its first step; those of its parents, what they held at theirs."
+    said = parent.meta.get("contents", {}) if parent else {}
+    found = {f"parent {what}": hash for what, hash in said.items()}
+    for what, data in _data(recipe).items():
+        if not what.startswith("parent ") and (hash := _held(data, known, whole=True)):
+            found[what] = hash
+    return found
+
 # %% ../nbs/results/31_runs.ipynb #58f6d333
 @dataclass(frozen=True)
 class Status:
@@ -230,6 +255,7 @@ def _outdated(result: Result, known: dict | None) -> str:
     now = manifests(result.recipe, known)
     changed = {what for what, hash in now.items() if hash and hash != recorded.get(what)}
     data = _data(result.recipe)
+    changed |= _replaced(result, data, {} if known is None else known)
     if videos := sorted({str(data[what]) for what in changed if what in data}):
         return f"the videos of {' and '.join(videos)} have changed since it was computed"
     if changed:
@@ -238,6 +264,13 @@ def _outdated(result: Result, known: dict | None) -> str:
     if _other_parent(result):
         return "its pretraining has been computed again with another outcome"
     return ""
+
+
+def _replaced(result: Result, data: dict, known: dict) -> set:
+    "Data sets whose files are known to hold something else than they did; old results do not say."
+    recorded = result.meta.get("contents", {})
+    there = {what: hash for what, hash in recorded.items() if what in data}
+    return {what for what, hash in there.items() if _held(data[what], known) not in (None, hash)}
 
 
 def _other_parent(result: Result) -> bool:  # False if the parent is not in the store
@@ -608,20 +641,24 @@ def _story(work: Path) -> dict | None:
         story = json.loads((work / STARTED).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    kinds = dict(data=dict, first=str, seconds=(int, float), last=(int, float), starts=int)
-    sound = isinstance(story, dict) and all(isinstance(story.get(key), kind) for key, kind in kinds.items())
+    kinds = dict(data=dict, contents=dict, first=str, seconds=(int, float), last=(int, float), starts=int)
+    story = {"contents": {}} | story if isinstance(story, dict) else {}
+    sound = all(isinstance(story.get(key), kind) for key, kind in kinds.items())
     return story if sound else None  # damaged: the run starts anew
 
 
-def _same_data(story: dict, data: dict) -> bool:  # None: not here now, which loading will tell
-    return all(hash in (None, story["data"].get(what)) for what, hash in data.items())
+def _same_data(story: dict, data: dict, contents: dict) -> bool:
+    "Whether videos are those of an earlier attempt, as far as both are known."
+    if any(hash not in (None, story["data"].get(what)) for what, hash in data.items()):
+        return False
+    return all(story["contents"].get(what, hash) == hash for what, hash in contents.items())
 
 
-def _begin(recipe: Recipe, data: dict) -> tuple[Path, dict]:
+def _begin(recipe: Recipe, data: dict, contents: dict) -> tuple[Path, dict]:
     "The work folder of a run, with what an interrupted attempt left there if that can be continued."
     work = _work(recipe)
     story = _story(work)
-    if story and _same_data(story, data):
+    if story and _same_data(story, data, contents):
         newest = max(path.stat().st_mtime for path in work.rglob("*") if path.is_file())
         story["seconds"] += max(0.0, newest - story["last"])
         say(f"{recipe}: taking up an attempt that was interrupted")
@@ -629,7 +666,7 @@ def _begin(recipe: Recipe, data: dict) -> tuple[Path, dict]:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
         story = {"data": data, "first": _now(), "seconds": 0.0, "starts": 0}
-    story |= {"last": time.time(), "starts": story["starts"] + 1}
+    story |= {"contents": contents, "last": time.time(), "starts": story["starts"] + 1}
     _write_json(work / STARTED, story)
     return work, story
 
@@ -697,6 +734,7 @@ def _meta(recipe: Recipe, job: Job, story: dict, about: dict, began: float) -> d
         commit=commit(),
         versions=_versions(),
         data=story["data"],
+        contents=story["contents"],
         parent=recipe.parent.hash if recipe.parent else None,
         parent_weights=started_from,
         started=story["first"],
@@ -760,7 +798,9 @@ def _compute(recipe: Recipe, job: Job, known: dict, team: _Team):
     began = time.monotonic()
     data = manifests(recipe, known)
     if team.first:
-        work, story = _begin(recipe, data)
+        with bars(job.progress):
+            contents = _contents(recipe, job.parent, known)
+        work, story = _begin(recipe, data, contents)
         if _complete(work, recipe):
             return _publish(work, _folder(recipe))
     team.wait()

@@ -484,6 +484,26 @@ def test_a_changed_file_is_decoded_again(tmp_path, cache, kind):
     assert len(list(cache.glob("*/frames.bin"))) == (kind == "disk")  # the stale set is gone
 
 
+@pytest.mark.parametrize("kind", ["memory", "disk"])
+def test_what_a_file_holds_decides_and_not_its_size_and_time(tmp_path, cache, kind, monkeypatch):
+    path, other = tmp_path / "x.mp4", tmp_path / "other.mp4"
+    write_video(path, 20)
+    write_video(other, 20, start=15)
+    first, second = path.read_bytes(), other.read_bytes()
+    size = max(len(first), len(second))
+    path.write_bytes(first.ljust(size, b"\0"))
+    index = Videos(tmp_path, ["x.mp4"], np.zeros(1, int))
+    kw = dict(mode="uniform", train=False, cache=kind)
+    before, about = whole(index, **kw)[0]["clip"], path.stat()
+    path.write_bytes(second.ljust(size, b"\0"))  # in place
+    os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
+    after = whole(index, **kw)[0]["clip"]
+    assert [b - a for a, b in zip(frame_numbers(before[0, 0]), frame_numbers(after[0, 0]))] == [15] * 8
+    os.utime(path, (1e9, 1e9))
+    forbid(monkeypatch)
+    assert torch.equal(whole(index, **kw)[0]["clip"], after)
+
+
 @pytest.mark.parametrize(
     "damage",
     [

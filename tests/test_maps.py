@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings as hyp, strategies as st
 
-from mvnb import cli, clips, datasets, flow, maps, motion, puppets, video
+from mvnb import cli, clips, contents, datasets, flow, maps, motion, puppets, video
 from mvnb.clips import ClipDataset, batches, sample_rng
 from mvnb.maps import Maps, MotionMap
 
@@ -23,7 +23,7 @@ TINY = 0.02  # of the puppets
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("MVNB_PATHS_CACHE", str(tmp_path / "cache"))
     clips._held.clear()
-    maps._tables.clear()
+    contents._held.clear()
     return tmp_path / "cache"
 
 
@@ -399,7 +399,7 @@ def test_a_kept_map_follows_the_video_not_its_name(films, cache, monkeypatch, tm
     shutil.copy(films / "square/long.mp4", moved)
     with monkeypatch.context() as patch:
         forbid(patch)
-        maps._tables.clear()
+        contents._held.clear()
         assert len(maps.of_video(moved, Maps("dis"))) == 40
     shutil.copy(films / "square/short.mp4", moved)
     os.utime(moved, ns=(1, 1))
@@ -420,12 +420,19 @@ def test_a_damaged_file_is_made_again(films, cache, damage):
     assert maps._stored(file) is not None
 
 
-def test_a_damaged_table_of_hashes_is_read_as_far_as_it_goes(films, cache):
-    maps.of_video(films / "square/short.mp4", Maps("dis"))
-    table = cache / "maps" / "videos.jsonl"
-    table.write_text('["cut off\n[1]\n7\n{"a": 2}\n' + table.read_text() + '["/x", 1')
-    maps._tables.clear()
-    assert maps._known_digest(films / "square/short.mp4", cache) is not None
+def test_a_video_replaced_while_its_map_is_made_is_not_taken_for_it(films, cache, monkeypatch, tmp_path):
+    path = tmp_path / "film.mp4"
+    shutil.copy(films / "square/long.mp4", path)
+    real = maps.compute
+
+    def compute(path, kind):
+        shutil.copy(films / "square/short.mp4", path)
+        return real(path, kind)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(maps, "compute", compute)
+        assert len(maps.of_video(path, Maps("dis"))) == 12
+    assert len(maps.of_video(films / "square/long.mp4", Maps("dis"))) == 40
 
 
 def test_keys_tell_all_that_decides_a_map(monkeypatch):

@@ -125,12 +125,14 @@ def test_labels_are_optional(tmp_path, names, classes, labels):
     assert index.classes == classes and index.labels.tolist() == labels and index.paths[:] == names
 
 
-def test_the_hash_is_of_names_and_sizes(tmp_path, folder):
+def test_the_hash_is_of_names_and_contents(tmp_path, folder):
     first = own.videos(folder)
     moved = folder.rename(tmp_path / "moved")
+    os.utime(next(moved.rglob("7.mp4")), (1e9, 1e9))
     assert own.videos(moved).hash == first.hash
-    with open(next(moved.rglob("7.mp4")), "ab") as file:
-        file.write(b"x")
+    with open(next(moved.rglob("7.mp4")), "r+b") as file:
+        file.write(b"x")  # of the same size
+    os.utime(next(moved.rglob("7.mp4")), (1e9, 1e9))
     changed = own.videos(moved).hash
     next(moved.rglob("7.mp4")).rename(moved / "other.mp4")
     assert len({first.hash, changed, own.videos(moved).hash}) == 3

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,15 +12,17 @@ import time
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 import torch
 from filelock import FileLock
 from hypothesis import given, settings as hyp, strategies as st
 from threadpoolctl import threadpool_info
 
-from mvnb import boxes, recipes, runs, settings
+from mvnb import boxes, contents, recipes, runs, settings
 from mvnb.recipes import Clips, Data, Options, Recipe, from_json
 from mvnb.train import Schedule
+from mvnb.video import write_video
 
 SMOKE = recipes.SMOKE
 
@@ -361,6 +364,127 @@ def test_changed_data_make_a_result_stale(store, tmp_path, monkeypatch, capsys):
     ) and "have changed" in runs.status(recipe).why
     ensure(recipe, progress=True)
     assert "puppets-u train" in capsys.readouterr().out and runs.status(recipe).state == "stored"
+
+
+@pytest.fixture
+def listed(store, tmp_path, monkeypatch):
+    "A data set with official lists whose 14 videos are files; nothing but the lists decides its hash."
+    monkeypatch.setenv("MVNB_PATHS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(contents, "_held", {})
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    (lists / "classInd.txt").write_text("1 a\n2 b\n")
+    for name, each in (("train", 10), ("test", 4)):
+        paths = [f"{'ab'[i % 2]}/{name}{i}.avi" for i in range(each)]
+        lines = (f"{path} {1 + i % 2}\n" for i, path in enumerate(paths))
+        (lists / f"{name}list01.txt").write_text("".join(lines))
+        for i, path in enumerate(paths):
+            (tmp_path / "videos" / path).parent.mkdir(parents=True, exist_ok=True)
+            frames = np.random.default_rng(i).integers(0, 256, (20, 32, 32, 3), np.uint8)
+            write_video(tmp_path / "videos" / path, frames)
+    monkeypatch.setenv("MVNB_DATA_UCF101", str(tmp_path / "videos"))
+    monkeypatch.setenv("MVNB_DATA_UCF101_ANNOTATIONS", str(lists))
+    return tmp_path / "videos"
+
+
+def on_files(recipe):
+    "A run of puppets, moved to the listed set."
+    parent = recipe.parent and on_files(recipe.parent)
+    tests = [("test", Data("ucf101", "test"))] if recipe.tests else ()
+    short = recipe.schedule and dataclasses.replace(recipe.schedule, batch_size=4)
+    return dataclasses.replace(recipe, data=Data("ucf101"), tests=tests, parent=parent, schedule=short)
+
+
+def change_a_byte(path):
+    "Same size, same time of change, same inode."
+    about = path.stat()
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    with open(path, "r+b") as file:
+        file.write(data)
+    os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
+
+
+def test_a_video_that_was_replaced_makes_results_stale(listed, capsys):
+    recipe, child = on_files(pre()), on_files(tune(pre()))
+    ensure(child)
+    said = runs.find(recipe).meta["contents"], runs.find(child).meta["contents"]
+    assert set(said[0]) == {"train"} and set(said[1]) == {"train", "test test", "parent train"}
+    assert said[1]["parent train"] == said[0]["train"] == recipe.data.load().files_hash()
+    lists = recipe.data.load().hash
+    change_a_byte(listed / "b/test3.avi")
+    assert recipe.data.load().hash == lists and runs.status(recipe).state == "stored"
+    assert runs.status(child).why == "the videos of ucf101 test 1 have changed since it was computed"
+    ensure(child)
+    change_a_byte(listed / "a/train4.avi")
+    for run in (recipe, child):
+        assert runs.status(run).why == "the videos of ucf101 train 1 have changed since it was computed"
+    ensure(child, progress=True)
+    assert capsys.readouterr().out.count("computed again, the videos of ucf101 train 1 have changed") == 2
+    assert runs.find(child).meta["contents"]["parent train"] == recipe.data.load().files_hash()
+
+
+def test_touched_moved_and_absent_videos_make_nothing_stale(listed, tmp_path, monkeypatch):
+    recipe = on_files(pre())
+    ensure(recipe)
+    for path in listed.rglob("*.avi"):
+        os.utime(path, (1e9, 1e9))
+    assert runs.status(recipe).state == "stored"
+    shutil.copytree(listed, tmp_path / "elsewhere")
+    monkeypatch.setenv("MVNB_DATA_UCF101", str(tmp_path / "elsewhere"))
+    assert runs.status(recipe).state == "stored"
+    for path in (tmp_path / "elsewhere").rglob("*.avi"):
+        path.unlink()
+    assert runs.status(recipe).state == "stored"  # results are read where there are only lists
+    shutil.rmtree(tmp_path / "elsewhere")
+    assert runs.status(recipe).state == "stored"
+
+
+def test_a_result_that_does_not_say_what_files_held_stays(listed):
+    recipe = on_files(pre())
+    folder = ensure(recipe).folder
+    record = json.loads((folder / "result.json").read_text())
+    del record["meta"]["contents"]
+    record["checksum"] = runs._checksum(record)
+    (folder / "result.json").write_text(json.dumps(record))
+    change_a_byte(listed / "a/train4.avi")
+    assert runs.status(recipe).state == "stored"
+    child = ensure(on_files(tune(pre())))
+    assert set(child.meta["contents"]) == {"train", "test test"}
+
+
+def test_status_reads_a_few_files_and_a_start_all(listed, monkeypatch):
+    "Whoever plans does not wait until a large data set has been read; that is for those who train."
+    recipe = on_files(pre())
+    ensure(recipe)
+    change_a_byte(listed / "a/train4.avi")
+    read, whole = [], contents._sha256
+    monkeypatch.setattr(contents, "_sha256", lambda path: read.append(path) or whole(path))
+    with monkeypatch.context() as patch:
+        patch.setattr(contents, "QUICK", 1000)
+        assert runs.status(recipe).state == "stored" and not read
+        assert ensure(dataclasses.replace(recipe, seed=1)).meta["contents"]["train"]
+        assert len(set(read)) == 10
+    assert runs.status(recipe).state == "stale"
+
+
+@pytest.mark.parametrize("changed", [True, False])
+def test_an_attempt_is_continued_unless_a_video_was_replaced(listed, monkeypatch, capsys, changed):
+    recipe = on_files(pre())
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "_publish", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            ensure(recipe)
+    if changed:
+        change_a_byte(listed / "a/train4.avi")
+    result = ensure(recipe)
+    assert ("taking up an attempt" in capsys.readouterr().out) != changed
+    assert result.meta["contents"]["train"] == recipe.data.load().files_hash()
+    assert runs.status(recipe).state == "stored"
+
+
+def test_drawn_puppets_have_no_files_to_hash(store):
+    assert ensure(pre()).meta["contents"] == {}
 
 
 def boxed(**params):  # a stored run on true boxes, or on those of a file
