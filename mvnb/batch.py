@@ -14,6 +14,7 @@ import fnmatch
 import hashlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -585,15 +586,21 @@ def _profile_folder(on: str) -> Path:
 
 def _place(graph: Graph, on: str) -> list:  # of words
     "The working directory of Snakemake; on Kubernetes the repository, since the pods see that volume."
+    config = ["--config", "settled=1"]  # its values are YAML: names of folders do not belong there
     if on != "kubernetes":
-        return ["--directory", str(graph.folder)]
+        return [*config, "graph=graph.json", "--directory", str(graph.folder)]
     root = settings.root()
     if not graph.folder.is_relative_to(root):
         raise ValueError(
             f"[paths] outputs is {settings.outputs()}: on Kubernetes it has to be inside "
             f"the repository {root}, whose volume the pods see"
         )
-    return [f"prefix={os.path.relpath(graph.folder, root)}/", "--directory", str(root)]
+    prefix = os.path.relpath(graph.folder, root) + "/"
+    if not re.fullmatch(r"[\w./-]+", prefix, re.ASCII):
+        raise ValueError(
+            f"on Kubernetes {prefix} may hold letters, digits and . _ - alone: rename its folders"
+        )
+    return [*config, f"graph={prefix}graph.json", f"prefix={prefix}", "--directory", str(root)]
 
 
 def _limits(graph: Graph, on: str, cores: int | None) -> list:  # of words
@@ -615,7 +622,6 @@ def command(
     snakefile = settings.root() / "workflow" / "Snakefile"
     words = [sys.executable, "-m", "snakemake", "--snakefile", str(snakefile)]
     words += ["--workflow-profile", str(_profile_folder(on))]
-    words += ["--config", f"graph={graph.folder / 'graph.json'}", "settled=1"]
     return [*words, *_place(graph, on), *_limits(graph, on, cores), *more]
 
 # %% ../nbs/use/42_batch.ipynb #6854afdb

@@ -318,9 +318,10 @@ def _clean(notebook):
 def _papermill(source: Path, out: Path, parameters: dict):
     import papermill
 
+    paths = [re.sub("([{}])", r"\1\1", str(path)) for path in (source, out)]
     options = dict(kernel_name="python3", progress_bar=False, cwd=str(source.parent))
     with _this_kernel(), _progress_shown():
-        papermill.execute_notebook(str(source), str(out), parameters, **options)
+        papermill.execute_notebook(*paths, parameters, **options)  # it reads {name} in a path as a parameter
 
 # %% ../nbs/use/43_cli.ipynb #d1ba030c
 def _execute(source: Path, target: Path, parameters: dict):
@@ -594,7 +595,7 @@ def _called(words: list) -> int:  # exit code
         process.kill()
         raise
 
-
+# %% ../nbs/use/43_cli.ipynb #4d511579
 def _ensure(recipe, nproc: int, device: str | None, workers: int | None):
     "Computes a run here, or over several processes of this machine. Raises Refused when they fail."
     from mvnb import runs
