@@ -748,12 +748,13 @@ def _only_one(graph: Graph):  # yields the lock's file handle
         os.close(handle)
 
 # %% ../nbs/use/42_batch.ipynb #3fcb1f80
-def _stop_jobs(graph: Graph, since: float):
-    "Ends the jobs of this machine that started since. They may ignore Ctrl-C, under nohup or cron."
+def _stop_jobs(graph: Graph, since: float, told: set):
+    "Ends the jobs of this machine that started since and were not told yet. They may ignore Ctrl-C."
     for name in graph.jobs:
         said = _read(note(graph, name))
         here = said.get("state") == "running" and said["host"] == socket.gethostname()
-        if here and said["began"] >= since:
+        if here and said["began"] >= since and said["pid"] not in told:
+            told.add(said["pid"])
             with contextlib.suppress(ProcessLookupError):
                 os.kill(said["pid"], signal.SIGTERM)
 
@@ -762,12 +763,15 @@ def _end(process: subprocess.Popen, graph: Graph, since: float):
     "Stops Snakemake and its jobs of this machine, unless they stop by themselves within three seconds."
     with contextlib.suppress(subprocess.TimeoutExpired):
         return process.wait(3)
-    _stop_jobs(graph, since)
-    process.send_signal(signal.SIGINT)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        return process.wait(10)
-    process.terminate()  # it ignores Ctrl-C, too
-    process.wait()
+    ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN  # under nohup and cron, by Snakemake too
+    process.send_signal(signal.SIGTERM if ignored else signal.SIGINT)
+    told = set()
+    asked = time.monotonic()
+    while process.poll() is None:
+        _stop_jobs(graph, since, told)  # also those that have just begun
+        if time.monotonic() - asked > 10:
+            process.terminate()
+        time.sleep(0.5)
 
 # %% ../nbs/use/42_batch.ipynb #ef8a857e
 def _attend(process: subprocess.Popen, graph: Graph, watch: Watch) -> int:  # exit code
