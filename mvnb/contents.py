@@ -63,8 +63,8 @@ def _database() -> Path:
     return settings.cache() / "contents.sqlite"
 
 
-def _ask(file: Path, question: Callable[[sqlite3.Connection], list]) -> list:
-    "What the database answers; nothing where it cannot be asked."
+def _ask(file: Path, question: Callable[[sqlite3.Connection], list]) -> list | None:
+    "What the database answers; nothing where it cannot be asked, None where it was damaged and is gone now."
     try:
         with contextlib.closing(sqlite3.connect(file, timeout=5, isolation_level=None)) as base:
             return question(base)
@@ -74,7 +74,7 @@ def _ask(file: Path, question: Callable[[sqlite3.Connection], list]) -> list:
         with contextlib.suppress(OSError):
             file.with_name(f"{file.name}-journal").unlink(missing_ok=True)
             file.unlink(missing_ok=True)
-        return []
+        return None
 
 # %% ../nbs/clips/01_contents.ipynb #32b08e82
 def _packed(key: bytes, value: object) -> bytes:
@@ -119,7 +119,8 @@ def _keep(entries: dict):  # key -> value
     file = _database()
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        _ask(file, insert)
+        if _ask(file, insert) is None:
+            _ask(file, insert)  # into a new one
 
 # %% ../nbs/clips/01_contents.ipynb #811b363a
 _held: dict = {}  # key -> value
