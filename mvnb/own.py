@@ -448,7 +448,7 @@ def _look(part: Index, notes: dict, workers: int | None):
 
 
 def _look_again(index: Index, notes: dict, workers: int | None):
-    "Decodes the unreadable videos once more: they may have been repaired."
+    "Decodes the unreadable videos once more: another version of the decoder may read them."
     bad = notes["unreadable"]
     notes["unreadable"] = {}
     _look(index.subset([i for i, path in enumerate(index.paths) if path in bad]), notes, workers)
@@ -583,6 +583,12 @@ def _differences(old: dict, new: dict) -> str:
 
 # %% ../nbs/use/41_own.ipynb #abbf4636
 RUN = "run.json"
+_CHECKPOINTS = ("checkpoint.pt", "checkpoint.previous.pt")
+
+
+def _belong(plan: Plan):
+    "Notes whose the folder of the result is."
+    _write_json(plan.out / RUN, {"identity": plan.identity, "folder": _shown(plan.index.root)})
 
 
 def _reserve(plan: Plan):
@@ -593,7 +599,8 @@ def _reserve(plan: Plan):
         raise OwnError(
             f"{_shown(here)} is not empty and was not made by a pretraining: choose a new folder with --out"
         )
-    if known and known.get("identity") != plan.identity:
+    begun = any((here / name).exists() for name in (ENCODER, *_CHECKPOINTS))
+    if begun and known.get("identity") != plan.identity:
         raise OwnError(
             f"{_shown(here)} belongs to a training with another "
             f"{_differences(known.get('identity', {}), plan.identity)}: "
@@ -602,7 +609,7 @@ def _reserve(plan: Plan):
     try:
         here.mkdir(parents=True, exist_ok=True)
         if not known:
-            _write_json(here / RUN, {"identity": plan.identity, "folder": _shown(plan.index.root)})
+            _belong(plan)
     except OSError as e:
         raise OwnError(
             f"{_shown(here)} cannot be written ({e.strerror}): choose another folder with --out"
@@ -672,7 +679,7 @@ class Pretrained:
 # %% ../nbs/use/41_own.ipynb #e26597a8
 def _tidy(folder: Path):
     "Removes checkpoints, and what killed processes left half written."
-    for path in [folder / "checkpoint.pt", folder / "checkpoint.previous.pt", *folder.glob(".*.tmp")]:
+    for path in [*(folder / name for name in _CHECKPOINTS), *folder.glob(".*.tmp")]:
         path.unlink(missing_ok=True)
 
 
@@ -854,6 +861,7 @@ def pretrain(
     with _alone(first.out):
         if finished := _finished(first):
             return finished
+        _belong(first)  # the videos may have been mended since an attempt that never began to train
         ready, notes = _checked_plan(first, lacking, skip_unreadable, device, workers, progress)
         if ready.recipe != first.recipe:
             built = _built(ready)

@@ -6,7 +6,6 @@
 __all__ = ['PRESETS', 'TRACES', 'Encoding', 'recode', 'videos_in', 'copy_name', 'Transcoded', 'transcode', 'traces']
 
 # %% ../nbs/clips/07_transcode.ipynb #7a0c0003
-import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from filelock import Timeout
 from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
-from . import settings
+from . import contents, settings
 from .datasets import EXTENSIONS
 from .video import VideoError, pictures, probe, write_video
 
@@ -76,10 +75,6 @@ def _resized(frames: Iterator[np.ndarray], size: tuple[int, int]) -> Iterator[np
             yield cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA)
 
 # %% ../nbs/clips/07_transcode.ipynb #7a0c000b
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
 def recode(
     source,  # video file; only read
     target,  # file to write; its suffix chooses the container
@@ -100,7 +95,7 @@ def recode(
     facts = dict(
         codec=after.codec, frames=after.frames, height=after.height, width=after.width, fps=after.fps
     )
-    return dict(was=before.codec, **facts, bytes=target.stat().st_size, sha256=_sha256(target))
+    return dict(was=before.codec, **facts, bytes=target.stat().st_size, sha256=contents.digest(target))
 
 # %% ../nbs/clips/07_transcode.ipynb #7a0c0011
 _KEPT = (".mp4", ".avi", ".mkv", ".mov")  # containers that hold H.264; the others become .mp4
@@ -163,12 +158,17 @@ def _known(target: Path) -> dict:
     return found
 
 
-def _is_done(root: Path, target: Path, path: str, facts: dict | None) -> bool:
-    "Whether a copy is there, as it was written, of the original as it is."
-    if facts is None or facts["source"] != _state(root / path):
-        return False
-    copy = target / facts["copy"]
-    return copy.is_file() and copy.stat().st_size == facts["bytes"]
+def _done(root: Path, target: Path, paths: list, progress: bool) -> dict:  # relative path -> facts
+    "Which copies are there, as they were written, of the originals as they are."
+    known = _known(target)
+    found = [known[path] for path in paths if path in known and known[path]["source"] == _state(root / path)]
+    originals = contents.digests([root / facts["path"] for facts in found], progress)
+    copies = contents.digests([target / facts["copy"] for facts in found], progress)
+    return {
+        facts["path"]: facts
+        for facts, original, copy in zip(found, originals, copies)
+        if copy == facts["sha256"] and original == facts.get("original", original)  # not in older folders
+    }
 
 # %% ../nbs/clips/07_transcode.ipynb #7a0c0014
 def _check_folders(root: Path, target: Path):
@@ -212,9 +212,8 @@ def _job(root: Path, target: Path, path: str, encoding: Encoding, parent: int) -
     cv2.setNumThreads(1)
     source, copy = root / path, copy_name(path)
     try:
-        state = _state(source)
-        facts = recode(source, target / copy, encoding)
-        return path, dict(path=path, copy=copy, source=state, **facts), ""
+        about = dict(path=path, copy=copy, source=_state(source), original=contents.digest(source))
+        return path, about | recode(source, target / copy, encoding), ""
     except VideoError as error:
         return path, None, error.reason
     except settings.NotWritten:
@@ -259,9 +258,7 @@ def transcode(
         raise ValueError(f"another process is writing into {target}") from None
     with held:
         _begin(target, encoding)
-        known = _known(target)
-        result = Transcoded(root, target, encoding)
-        result.done = {path: known[path] for path in paths if _is_done(root, target, path, known.get(path))}
+        result = Transcoded(root, target, encoding, _done(root, target, paths, progress))
         todo = [path for path in paths if path not in result.done]
         pool = Parallel(jobs or settings.cores(), return_as="generator_unordered")
         ends = pool(delayed(_job)(root, target, path, encoding, os.getpid()) for path in todo)

@@ -538,15 +538,21 @@ def test_more_are_refused_by_name_unless_asked_for(folder, tmp_path, shared_data
     )
 
 
-def test_a_mended_file_is_noticed(folder, tmp_path):
-    "Of the same size, so that only reading it again tells."
+@pytest.mark.parametrize("size", [None, 500], ids=["same size", "other size"])
+def test_a_mended_file_is_noticed(folder, tmp_path, size):
+    "Where nothing was trained yet, the folder of the result goes on with the mended videos."
     good = next(folder.rglob("7.mp4")).read_bytes()
     for name in ("a.mp4", "b.mp4"):
-        garbage(folder / name, bytes(len(good)))
+        garbage(folder / name, bytes(size or len(good)))
     with pytest.raises(own.OwnError, match="2 of 10"):
         train(folder, out=tmp_path / "out")
     (folder / "a.mp4").write_bytes(good)
-    assert list(train(folder, out=tmp_path / "out").meta["videos"]["unreadable"]) == ["b.mp4"]
+    trained = train(folder, out=tmp_path / "out")
+    assert list(trained.meta["videos"]["unreadable"]) == ["b.mp4"]
+    assert own._read_json(tmp_path / "out" / own.RUN)["identity"] == trained.meta["identity"]
+    (folder / "b.mp4").write_bytes(good)
+    with pytest.raises(own.OwnError, match="another the videos in the folder"):
+        train(folder, out=tmp_path / "out")
 
 
 def test_nothing_readable(tmp_path, trained):

@@ -97,6 +97,27 @@ def test_what_is_done_is_not_done_again_and_what_changed_is(originals, tmp_path)
     )
 
 
+@pytest.mark.parametrize("which", ["originals/deep/b.avi", "copies/deep/b.avi"])
+def test_a_byte_that_changed_is_noticed_whatever_size_and_time_say(originals, tmp_path, which):
+    run = lambda: transcode.transcode(originals, tmp_path / "copies", jobs=1, progress=False)
+    assert run().fresh == 3
+    path = tmp_path / which
+    about, data = path.stat(), bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
+    assert run().fresh == 1 and run().fresh == 0
+
+
+def test_a_folder_of_before_originals_were_hashed_goes_on(originals, tmp_path):
+    transcode.transcode(originals, tmp_path / "copies", jobs=1, progress=False)
+    lines = tmp_path / "copies/transcode.jsonl"
+    facts = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert all(fact.pop("original") for fact in facts)
+    lines.write_text("".join(json.dumps(fact) + "\n" for fact in facts))
+    assert transcode.transcode(originals, tmp_path / "copies", jobs=1, progress=False).fresh == 0
+
+
 def test_a_file_that_cannot_be_read_is_named_and_leaves_nothing(originals, tmp_path):
     (originals / "bad.mp4").write_bytes(b"x" * 100)
     done = transcode.transcode(originals, tmp_path / "copies", jobs=1, progress=False)
