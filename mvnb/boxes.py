@@ -415,7 +415,7 @@ def _whole(out: Path):  # a text file that gets its name when it is complete
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
-        with open(partial, "w", newline="", encoding="utf-8") as file:
+        with settings.written(out), open(partial, "w", newline="", encoding="utf-8") as file:
             yield file
         os.replace(partial, out)
     finally:

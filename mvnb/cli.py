@@ -348,9 +348,10 @@ def _execute(source: Path, target: Path, parameters: dict):
     failed = target.with_suffix(".failed.ipynb")
     _sweep(target)
     try:
-        _papermill(source, partial, parameters)
-        nbformat.write(_clean(nbformat.read(partial, 4)), partial)
-        os.replace(partial, target)
+        with settings.written(target):
+            _papermill(source, partial, parameters)
+            nbformat.write(_clean(nbformat.read(partial, 4)), partial)
+            os.replace(partial, target)
         failed.unlink(missing_ok=True)
     except PapermillExecutionError as e:
         os.replace(partial, failed)

@@ -387,7 +387,8 @@ def _store(file: Path, maps: MotionMap):
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:
-        part.write_bytes(_packed(maps))
+        with settings.written(file):
+            part.write_bytes(_packed(maps))
         os.replace(part, file)
     finally:
         part.unlink(missing_ok=True)
@@ -445,7 +446,8 @@ def _digest(path, cache: Path) -> str:
         raise VideoError(text, f"cannot be read ({error.strerror})") from None
     (cache / "maps").mkdir(parents=True, exist_ok=True)
     entry = [text, *state, digest.hexdigest()]
-    with open(cache / "maps" / "videos.jsonl", "a") as lines:
+    table = cache / "maps" / "videos.jsonl"
+    with settings.written(table), open(table, "a") as lines:
         lines.write(json.dumps(entry) + "\n")  # one short write: lines of several processes do not mix
     _table(cache)[text] = entry[1:]
     return entry[3]
@@ -587,8 +589,12 @@ def _note_failed(folder: Path, tried: list, failed: dict):
     fresh = {path: reason for path, reason in known.items() if path not in set(tried)} | failed
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f".failed.{os.getpid()}.part"
-    part.write_text(json.dumps(fresh, indent=1, sort_keys=True))
-    os.replace(part, folder / "failed.json")
+    try:
+        with settings.written(folder / "failed.json"):
+            part.write_text(json.dumps(fresh, indent=1, sort_keys=True))
+        os.replace(part, folder / "failed.json")
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def failures(

@@ -437,7 +437,8 @@ def _write_json(path: Path, value: dict):
     "A JSON file that is never half written, even if the process is killed."
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        partial.write_text(json.dumps(value, indent=1), encoding="ascii")  # escapes names that are not UTF-8
+        with settings.written(path):
+            partial.write_text(json.dumps(value, indent=1), encoding="ascii")  # escapes names not in UTF-8
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -1042,7 +1043,7 @@ def _write_npz(path: Path, **arrays):
     "An .npz file that is never half written, even if the process is killed."
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(partial, "wb") as file:
+        with settings.written(path), open(partial, "wb") as file:
             np.savez(file, **arrays)
         os.replace(partial, path)
     finally:
@@ -1378,7 +1379,7 @@ def _save_map(features: Features, kind: str | None) -> Path | None:
     path = features.file.with_name(f"{features.file.stem}_map.png")
     partial = path.with_name(f".{path.stem}.{os.getpid()}.tmp.png")
     try:
-        with _any_letters():
+        with _any_letters(), settings.written(path):
             draw_map(features, kind).savefig(partial)
         os.replace(partial, path)
     finally:

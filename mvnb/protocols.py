@@ -440,11 +440,17 @@ def _write_table(path: Path, header: tuple, rows) -> None:
     "A CSV, written under a temporary name and renamed."
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(partial, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        out = csv.writer(file)
-        out.writerow(header)
-        out.writerows(rows)
-    os.replace(partial, path)
+    try:
+        with (
+            settings.written(path),
+            open(partial, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+        ):
+            out = csv.writer(file)
+            out.writerow(header)
+            out.writerows(rows)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _write_predictions(path: Path, out: Extracted, probabilities: Tensor, rank: Tensor) -> None:
@@ -880,7 +886,8 @@ def _save_features(features: dict, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        partial.write_bytes(save({name: value.contiguous() for name, value in features.items()}))
+        with settings.written(path):
+            partial.write_bytes(save({name: value.contiguous() for name, value in features.items()}))
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

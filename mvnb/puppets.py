@@ -980,7 +980,8 @@ def _make_one(job):
     write_video(video, frames, FPS, options=_H264 | {"bf": LOOKS[name]["bframes"]})
     truth = video.with_suffix(".npz")
     part = truth.with_name(f".{truth.name}.{os.getpid()}.part")
-    _save_truth(part, masks)
+    with settings.written(truth):
+        _save_truth(part, masks)
     os.replace(part, truth)
     return dict(entry, sha256=_sha256(video), truth_sha256=_sha256(truth))
 
@@ -1055,7 +1056,8 @@ def _build(folder, params, entries, damaged, workers, progress):
     made = dict(params, files=files)
     made["hash"] = _hash(made)
     part = folder / f".manifest.{os.getpid()}.part"
-    part.write_text(json.dumps(made, indent=1))
+    with settings.written(folder / "manifest.json"):
+        part.write_text(json.dumps(made, indent=1))
     os.replace(part, folder / "manifest.json")
 
 # %% ../nbs/clips/02_puppets.ipynb #e6e8babd

@@ -96,11 +96,14 @@ def _checksum(record: dict) -> str:  # of everything in result.json but itself
 
 def _write_json(path: Path, value: dict):
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(partial, "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, ensure_ascii=False, allow_nan=False)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    try:
+        with settings.written(path), open(partial, "w", encoding="utf-8") as file:
+            json.dump(value, file, indent=1, ensure_ascii=False, allow_nan=False)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 # %% ../nbs/results/31_runs.ipynb #73857c83
 class Damaged(Exception):
@@ -609,8 +612,10 @@ def _story(work: Path) -> dict | None:
     except (OSError, ValueError):
         return None
     kinds = dict(data=dict, first=str, seconds=(int, float), last=(int, float), starts=int)
-    sound = isinstance(story, dict) and all(isinstance(story.get(key), kind) for key, kind in kinds.items())
-    return story if sound else None  # damaged: the run starts anew
+    if not isinstance(story, dict) or story.pop("checksum", None) not in (None, _checksum(story)):
+        return None  # damaged: the run starts anew; notes of earlier versions have no checksum
+    sound = story.keys() == kinds.keys() and all(isinstance(story[key], kinds[key]) for key in kinds)
+    return story if sound else None
 
 
 def _same_data(story: dict, data: dict) -> bool:  # None: not here now, which loading will tell
@@ -630,7 +635,7 @@ def _begin(recipe: Recipe, data: dict) -> tuple[Path, dict]:
         work.mkdir(parents=True)
         story = {"data": data, "first": _now(), "seconds": 0.0, "starts": 0}
     story |= {"last": time.time(), "starts": story["starts"] + 1}
-    _write_json(work / STARTED, story)
+    _write_json(work / STARTED, story | {"checksum": _checksum(story)})
     return work, story
 
 # %% ../nbs/results/31_runs.ipynb #f7d85bb0

@@ -203,7 +203,8 @@ def _begin(target: Path, encoding: Encoding):
     for part in target.rglob(".*.part.*"):  # of a process that was killed
         part.unlink()
     part = note.with_suffix(f".{os.getpid()}.part")
-    part.write_text(json.dumps(about, indent=1))
+    with settings.written(note):
+        part.write_text(json.dumps(about, indent=1))
     os.replace(part, note)
 
 
