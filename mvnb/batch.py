@@ -14,6 +14,7 @@ import fnmatch
 import hashlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -585,15 +586,21 @@ def _profile_folder(on: str) -> Path:
 
 def _place(graph: Graph, on: str) -> list:  # of words
     "The working directory of Snakemake; on Kubernetes the repository, since the pods see that volume."
+    config = ["--config", "settled=1"]  # its values are YAML: names of folders do not belong there
     if on != "kubernetes":
-        return ["--directory", str(graph.folder)]
+        return [*config, "graph=graph.json", "--directory", str(graph.folder)]
     root = settings.root()
     if not graph.folder.is_relative_to(root):
         raise ValueError(
             f"[paths] outputs is {settings.outputs()}: on Kubernetes it has to be inside "
             f"the repository {root}, whose volume the pods see"
         )
-    return [f"prefix={os.path.relpath(graph.folder, root)}/", "--directory", str(root)]
+    prefix = os.path.relpath(graph.folder, root) + "/"
+    if not re.fullmatch(r"[\w./-]+", prefix, re.ASCII):
+        raise ValueError(
+            f"on Kubernetes {prefix} may hold letters, digits and . _ - alone: rename its folders"
+        )
+    return [*config, f"graph={prefix}graph.json", f"prefix={prefix}", "--directory", str(root)]
 
 
 def _limits(graph: Graph, on: str, cores: int | None) -> list:  # of words
@@ -615,7 +622,6 @@ def command(
     snakefile = settings.root() / "workflow" / "Snakefile"
     words = [sys.executable, "-m", "snakemake", "--snakefile", str(snakefile)]
     words += ["--workflow-profile", str(_profile_folder(on))]
-    words += ["--config", f"graph={graph.folder / 'graph.json'}", "settled=1"]
     return [*words, *_place(graph, on), *_limits(graph, on, cores), *more]
 
 # %% ../nbs/use/42_batch.ipynb #6854afdb
@@ -742,12 +748,13 @@ def _only_one(graph: Graph):  # yields the lock's file handle
         os.close(handle)
 
 # %% ../nbs/use/42_batch.ipynb #3fcb1f80
-def _stop_jobs(graph: Graph, since: float):
-    "Ends the jobs of this machine that started since. They may ignore Ctrl-C, under nohup or cron."
+def _stop_jobs(graph: Graph, since: float, told: set):
+    "Ends the jobs of this machine that started since and were not told yet. They may ignore Ctrl-C."
     for name in graph.jobs:
         said = _read(note(graph, name))
         here = said.get("state") == "running" and said["host"] == socket.gethostname()
-        if here and said["began"] >= since:
+        if here and said["began"] >= since and said["pid"] not in told:
+            told.add(said["pid"])
             with contextlib.suppress(ProcessLookupError):
                 os.kill(said["pid"], signal.SIGTERM)
 
@@ -756,12 +763,15 @@ def _end(process: subprocess.Popen, graph: Graph, since: float):
     "Stops Snakemake and its jobs of this machine, unless they stop by themselves within three seconds."
     with contextlib.suppress(subprocess.TimeoutExpired):
         return process.wait(3)
-    _stop_jobs(graph, since)
-    process.send_signal(signal.SIGINT)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        return process.wait(10)
-    process.terminate()  # it ignores Ctrl-C, too
-    process.wait()
+    ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN  # under nohup and cron, by Snakemake too
+    process.send_signal(signal.SIGTERM if ignored else signal.SIGINT)
+    told = set()
+    asked = time.monotonic()
+    while process.poll() is None:
+        _stop_jobs(graph, since, told)  # also those that have just begun
+        if time.monotonic() - asked > 10:
+            process.terminate()
+        time.sleep(0.5)
 
 # %% ../nbs/use/42_batch.ipynb #ef8a857e
 def _attend(process: subprocess.Popen, graph: Graph, watch: Watch) -> int:  # exit code

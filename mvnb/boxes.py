@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from fastcore.basics import patch
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -403,7 +403,7 @@ def write_boxes(
 ) -> Path:  # the file
     "Writes boxes as `read_boxes` reads them. The file is whole or not there."
     out = Path(out)
-    with _whole(out) as file:
+    with _opened(out) as file:
         file.write((f"# reach={reach}\n" if reach else "") + ",".join(COLUMNS) + "\n")
         for path, (frames, boxes) in table.items():
             file.write(_lines(path, frames, boxes))
@@ -411,15 +411,9 @@ def write_boxes(
 
 
 @contextlib.contextmanager
-def _whole(out: Path):  # a text file that gets its name when it is complete
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        with open(partial, "w", newline="", encoding="utf-8") as file:
-            yield file
-        os.replace(partial, out)
-    finally:
-        partial.unlink(missing_ok=True)
+def _opened(out: Path):  # a text file that gets its name when it is complete
+    with settings.whole(out) as part, open(part, "w", newline="", encoding="utf-8") as file:
+        yield file
 
 # %% ../nbs/learn/29_boxes.ipynb #ea17031f
 def _looked_at(total: int, every: int) -> np.ndarray:  # frame numbers, int64, ascending
@@ -499,7 +493,7 @@ def _append(index, todo: list, file, find, failed_file: Path, progress: bool) ->
             found = find(index.path(i))
         except VideoError as e:
             failed[path] = e.reason
-            with _whole(failed_file) as table:
+            with _opened(failed_file) as table:
                 csv.writer(table, lineterminator="\n").writerows([("path", "why"), *failed.items()])
             continue
         file.write(_lines(path, *found).encode())
@@ -524,7 +518,7 @@ def _detect(index, out: Path, model, every: int, score: float, device, progress:
     if todo:
         model = (detector() if model is None else model).to(settings.device(device))
     find = functools.partial(_people, model=model, every=every, score=score)
-    with open(part, "r+b") as file:
+    with settings.written(out, part=part), open(part, "r+b") as file:
         file.truncate(size)
         file.seek(0, os.SEEK_END)
         if not size:
@@ -535,7 +529,7 @@ def _detect(index, out: Path, model, every: int, score: float, device, progress:
 
 
 def _start_part(part: Path, out: Path):  # with what a finished file holds, so that it can grow
-    with _whole(part) as file:
+    with _opened(part) as file:
         if out.is_file():
             with open(out, newline="", encoding="utf-8") as old:
                 shutil.copyfileobj(old, file)
@@ -558,16 +552,12 @@ def detect(
     if every < 1:
         raise BoxesError(f"every is {every}: look at every n-th frame, n from 1")
     out = Path(out).expanduser()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(out.with_name(f".{out.name}.lock"))
     try:
-        lock.acquire(timeout=0)
+        held = settings.locked(out.with_name(f".{out.name}.lock"), timeout=0)
     except Timeout:
         raise BoxesError(f"another process is writing {out}") from None
-    try:
+    with held:
         failed = _detect(index, out, model, every, score, device, progress)
-    finally:
-        lock.release()
     boxes = copy.copy(read_boxes(out))
     boxes.failed = failed
     return boxes

@@ -21,7 +21,7 @@ from fastcore.basics import patch
 from scipy.special import stdtr, stdtrit
 
 from . import papers, recipes, settings
-from .outcomes import Outcome, distinct, save_whole
+from .outcomes import Outcome, distinct
 from .settings import nearest
 from .tables import SAID_BY, Claim, Definition, Table, definitions
 from .tables import markdown, paragraphs, published, seed_text, seeds_of
@@ -302,7 +302,7 @@ class Verdicts:
 
     def save(self) -> Path:  # outputs/<profile>/<notebook>.claims.csv
         "Writes the verdicts where the executed notebooks are."
-        return save_whole(self.path, self.lines.to_csv(index=False, lineterminator="\n").encode())
+        return settings.save_whole(self.path, self.lines.to_csv(index=False, lineterminator="\n"))
 
 # %% ../nbs/results/34_claims.ipynb #d77b0d3e
 NOT_JUDGED = "Smoke runs are not judged: they do not train long enough to mean anything."

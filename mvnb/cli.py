@@ -16,7 +16,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -251,11 +250,9 @@ def _this_kernel():
     "While this lasts, kernel `python3` is this interpreter."
     argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=CRITICAL"]
     description = {"argv": argv, "display_name": "Python 3", "language": "python"}
-    with tempfile.TemporaryDirectory(prefix="mvnb-kernel-") as folder:
-        spec = Path(folder, "kernels", "python3")
-        spec.mkdir(parents=True)
-        (spec / "kernel.json").write_text(json.dumps(description))
-        paths = [folder, *filter(None, [os.environ.get("JUPYTER_PATH")])]
+    with settings.scratch() as folder:
+        settings.save_whole(folder / "kernels" / "python3" / "kernel.json", json.dumps(description))
+        paths = [str(folder), *filter(None, [os.environ.get("JUPYTER_PATH")])]
         with _environment(JUPYTER_PATH=os.pathsep.join(paths), MVNB_PYTHON=sys.executable):
             yield
 
@@ -278,8 +275,8 @@ def _progress_shown():
     "While this lasts, the terminal shows what the kernel reports."
     out = sys.stderr
     columns = str(min(120, shutil.get_terminal_size().columns)) if out.isatty() else None
-    with tempfile.TemporaryDirectory(prefix="mvnb-progress-") as folder:
-        path = Path(folder, "progress")
+    with settings.scratch() as folder:
+        path = folder / "progress"
         path.touch()
         done = threading.Event()
         thread = threading.Thread(target=_follow, args=(path, out, done), daemon=True)
@@ -318,23 +315,13 @@ def _clean(notebook):
     return notebook
 
 # %% ../nbs/use/43_cli.ipynb #e884b8fe
-def _sweep(target: Path):
-    "Removes what killed executions of this page left behind."
-    for partial in target.parent.glob(f".{target.stem}.*.tmp.ipynb"):
-        try:
-            os.kill(int(partial.name.split(".")[-3]), 0)  # asks whether that process still lives
-        except (ValueError, ProcessLookupError):
-            partial.unlink(missing_ok=True)
-        except PermissionError:
-            pass
-
-
 def _papermill(source: Path, out: Path, parameters: dict):
     import papermill
 
+    paths = [re.sub("([{}])", r"\1\1", str(path)) for path in (source, out)]
     options = dict(kernel_name="python3", progress_bar=False, cwd=str(source.parent))
     with _this_kernel(), _progress_shown():
-        papermill.execute_notebook(str(source), str(out), parameters, **options)
+        papermill.execute_notebook(*paths, parameters, **options)  # it reads {name} in a path as a parameter
 
 # %% ../nbs/use/43_cli.ipynb #d1ba030c
 def _execute(source: Path, target: Path, parameters: dict):
@@ -343,26 +330,21 @@ def _execute(source: Path, target: Path, parameters: dict):
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.stem}.{os.getpid()}.tmp.ipynb")
     failed = target.with_suffix(".failed.ipynb")
-    _sweep(target)
-    try:
-        _papermill(source, partial, parameters)
-        nbformat.write(_clean(nbformat.read(partial, 4)), partial)
-        os.replace(partial, target)
-        failed.unlink(missing_ok=True)
-    except PapermillExecutionError as e:
-        os.replace(partial, failed)
-        reason = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(e.evalue)).split())
-        raise Refused(f"{e.ename}: {reason} (the page up to there: {failed})") from None
-    except DeadKernelError:
-        raise Refused(
-            "the notebook's process was ended from outside, by a kill or for want of memory; "
-            "the same command goes on from the last checkpoint"
-        ) from None
-    finally:
-        partial.unlink(missing_ok=True)
+    with settings.whole(target) as part:
+        try:
+            _papermill(source, part, parameters)
+        except PapermillExecutionError as e:
+            os.replace(part, failed)
+            reason = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(e.evalue)).split())
+            raise Refused(f"{e.ename}: {reason} (the page up to there: {failed})") from None
+        except DeadKernelError:
+            raise Refused(
+                "the notebook's process was ended from outside, by a kill or for want of memory; "
+                "the same command goes on from the last checkpoint"
+            ) from None
+        nbformat.write(_clean(nbformat.read(part, 4)), part)
+    failed.unlink(missing_ok=True)
 
 # %% ../nbs/use/43_cli.ipynb #134e7bcd
 def _written(plan, values: dict) -> Path:  # the page
@@ -587,9 +569,16 @@ def _find_run(name: str, profile: str | None, values: dict):
     )
 
 # %% ../nbs/use/43_cli.ipynb #38ce98b8
+_LAUNCH = """import sys
+from torch.distributed.run import main
+from mvnb import settings
+settings.end_with(int(sys.argv.pop(1)))
+main()"""
+
+
 def _torchrun(path: Path, nproc: int) -> list:  # command line
     "`mvnb run` of a file with a recipe, in several processes of this machine."
-    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={nproc}", "--no-python"]
+    launch = ["-c", _LAUNCH, str(os.getpid()), "--standalone", f"--nproc-per-node={nproc}", "--no-python"]
     main = "import sys; from mvnb.cli import main; sys.exit(main())"
     return [sys.executable, *launch, sys.executable, "-c", main, "run", str(path)]
 
@@ -606,16 +595,16 @@ def _called(words: list) -> int:  # exit code
         process.kill()
         raise
 
-
+# %% ../nbs/use/43_cli.ipynb #4d511579
 def _ensure(recipe, nproc: int, device: str | None, workers: int | None):
     "Computes a run here, or over several processes of this machine. Raises Refused when they fail."
     from mvnb import runs
 
     if nproc == 1:
         return runs.ensure(recipe, device, workers)
-    with tempfile.TemporaryDirectory(prefix="mvnb-run-") as folder:
-        path = Path(folder, f"{recipe.hash}.json")
-        path.write_text(recipe.json(), encoding="utf-8")
+    with settings.scratch() as folder:
+        path = folder / f"{recipe.hash}.json"
+        settings.save_whole(path, recipe.json())
         words = _torchrun(path, nproc)
         for option, value in (("--device", device), ("--workers", workers)):
             words += [option, str(value)] if value is not None else []
@@ -636,6 +625,8 @@ def _run(args) -> int:
         raise Refused(f"--nproc {args.nproc}: use 1 or more")
     if args.nproc > 1 and "RANK" in os.environ:
         raise Refused("--nproc starts processes of its own: leave it out under torchrun")
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        settings.end_with(os.getppid())
     recipe = _find_run(args.name, profile, values)
     result = _ensure(recipe, args.nproc, args.device, settings.workers(args.workers))
     if os.environ.get("RANK", "0") == "0":
@@ -1052,5 +1043,6 @@ def main(
         return 1
     except KeyboardInterrupt:
         logging.getLogger("asyncio").disabled = True  # it would tell of the notebook's cell
-        _say("\nmvnb: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        with contextlib.suppress(OSError):  # the terminal may be closed
+            _say("\nmvnb: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130

@@ -8,10 +8,13 @@ __all__ = ['SCALES', 'MOTION', 'sample_rng', 'temporal_indices', 'still_indices'
            'TooManyBadFiles', 'steps_per_epoch', 'order', 'batches']
 
 # %% ../nbs/clips/04_clips.ipynb #ec9c9e8a
+import contextlib
 import functools
 import hashlib
 import importlib
 import json
+import multiprocessing
+import re
 import tempfile
 import threading
 import zlib
@@ -25,7 +28,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
-from filelock import FileLock
 from numpy.random.bit_generator import ISeedSequence
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
@@ -927,17 +929,42 @@ class _Samples(torch.utils.data.Dataset):
         return self.dataset.sample(position, self.epoch)
 
 
-def _one_thread(_):
+def _begin_reading(_):
+    "What a loader process does first."
+    settings.end_with(multiprocessing.parent_process().pid)
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
 
 # %% ../nbs/clips/04_clips.ipynb #42ad725a
+_SHARED = re.compile("shared memory|No space left on device|Bus error|Too many open files|ancdata")
+
+
+@contextlib.contextmanager
+def _told(workers):
+    "An error of loader processes in one line, with the way out where they lack shared memory."
+    try:
+        yield
+    except settings.NotWritten as e:  # torch puts a traceback before what it says
+        raise settings.NotWritten(str(e).split("NotWritten: ")[-1].strip()) from e
+    except (RuntimeError, OSError) as e:
+        if not workers or not (found := _SHARED.search(str(e))):
+            raise
+        raise OSError(
+            f"{workers} loader processes have too little shared memory ({found[0]}): use none with "
+            "--workers 0, or [run] workers = 0 in settings.local.ini; or give /dev/shm more room, and "
+            "`ulimit -n` a larger number"
+        ) from e
+
+
 def _from_files(dataset, steps, epoch, workers):
     own = torch.Generator()  # a loader draws a seed when it starts: torch's own belongs to the training
     options = dict(batch_sampler=steps, collate_fn=_collate, num_workers=workers, generator=own)
     if workers:
-        options |= dict(prefetch_factor=2, worker_init_fn=_one_thread, pin_memory=torch.cuda.is_available())
-    return DataLoader(_Samples(dataset, epoch), **options)
+        options |= dict(
+            prefetch_factor=2, worker_init_fn=_begin_reading, pin_memory=torch.cuda.is_available()
+        )
+    with _told(workers):
+        yield from DataLoader(_Samples(dataset, epoch), **options)
 
 # %% ../nbs/clips/04_clips.ipynb #c89d770e
 def batches(
@@ -1185,8 +1212,7 @@ def _on_disk(index, short, motion):
     found = _open(folder, stamp)
     if found is not None:
         return found  # without a lock, so that a complete cache may be read-only
-    parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(str(folder) + ".lock"):
+    with settings.locked(f"{folder}.lock"):
         found = _open(folder, stamp)
         if found is not None:
             return found

@@ -1295,9 +1295,14 @@ def _probe_many(root: Path, paths: list[str]) -> list[_Probed]:
     return [_probe(root / path) for path in paths]
 
 
+def _pool(workers: int) -> ProcessPoolExecutor:
+    "Processes that end with this one."
+    return ProcessPoolExecutor(workers, initializer=settings.end_with, initargs=(os.getpid(),))
+
+
 def _probe_alone(path: Path) -> _Probed:
     "Read one file in a process of its own."
-    with ProcessPoolExecutor(1) as pool:
+    with _pool(1) as pool:
         try:
             return pool.submit(_probe, path).result()
         except BrokenProcessPool:
@@ -1308,7 +1313,7 @@ def _probe_pool(
     root: Path, todo: list[list[str]], flying: dict, workers: int
 ) -> Iterator[tuple[str, _Probed]]:
     "Read batches off `todo` until none is left or a process dies; `flying` keeps the unfinished ones."
-    with ProcessPoolExecutor(workers) as pool:
+    with _pool(workers) as pool:
         try:
             while todo or flying:
                 while todo and len(flying) < 2 * workers:

@@ -839,9 +839,7 @@ def _received(self: Picker, change):
     got = self.upload.value[0]
     name = Path(str(got["name"]).replace("\\", "/")).name or "upload"
     path = Path(self.folder) / name
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(got["content"])
-    os.replace(part, path)
+    settings.save_whole(path, bytes(got["content"]))
     self.uploaded = str(path)
     self.changed()
 

@@ -382,16 +382,6 @@ def _stored(file: Path) -> MotionMap | None:
     except OSError:
         return None
 
-
-def _store(file: Path, maps: MotionMap):
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(_packed(maps))
-        os.replace(part, file)
-    finally:
-        part.unlink(missing_ok=True)
-
 # %% ../nbs/motion/17_maps.ipynb #17a90030
 def _digest(path) -> str:
     "The SHA-256 of a video, read once. Raises VideoError."
@@ -414,7 +404,7 @@ def _kept(path, maps: Maps, cache: Path) -> tuple[MotionMap, Path, bool]:  # map
         return found, file, False
     found = compute(path, maps)
     if _digest(path) == digest:  # no other video has taken its place meanwhile
-        _store(file, found)
+        settings.save_whole(file, _packed(found))
     return found, file, True
 
 
@@ -440,8 +430,9 @@ def _one_thread():
         cv2.setNumThreads(before[1])
 
 
-def _job(path: str, maps: Maps, cache: Path) -> dict:
+def _job(path: str, maps: Maps, cache: Path, parent: int) -> dict:
     "One video, in a process of its own: what became of it."
+    settings.end_with(parent)
     start = time.perf_counter()
     about = dict(path=path, made=False)
     try:
@@ -537,10 +528,7 @@ def _note_failed(folder: Path, tried: list, failed: dict):
     "Keeps failed.json: {path: reason} of the videos that could not be read when last tried."
     known = failures(folder)
     fresh = {path: reason for path, reason in known.items() if path not in set(tried)} | failed
-    folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f".failed.{os.getpid()}.part"
-    part.write_text(json.dumps(fresh, indent=1, sort_keys=True))
-    os.replace(part, folder / "failed.json")
+    settings.save_whole(folder / "failed.json", json.dumps(fresh, indent=1, sort_keys=True))
 
 
 def failures(
@@ -579,7 +567,7 @@ def build(
     jobs = min(settings.jobs("cpu", jobs), len(paths))
     found = Built(maps, folder_of(maps, cache), jobs, count)
     pool = Parallel(jobs, return_as="generator_unordered")
-    ends = pool(delayed(_job)(path, maps, cache) for path in paths)
+    ends = pool(delayed(_job)(path, maps, cache, os.getpid()) for path in paths)
     shown = dict(unit="video", mininterval=0.5, delay=2, disable=not progress)
     bar = tqdm(ends, f"motion maps by {maps.how}", len(paths), **shown)
     for done, about in enumerate(bar, 1):

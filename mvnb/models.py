@@ -658,22 +658,12 @@ def save_weights(
     path = Path(path)
     if path.suffix != ".safetensors":
         raise WeightsError(f"{path}: weights are saved as .safetensors; choose a name that ends so")
-    path.parent.mkdir(parents=True, exist_ok=True)
     kept = {k: v for k, v in model.state_dict().items() if not without or not k.startswith(without)}
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in kept.items()}
     meta = json.loads(json.dumps(meta or {}))
     header = {"meta": json.dumps(meta | {"digest": _digest_of(tensors, meta)}, sort_keys=True)}
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    data = serialize(tensors, header)  # safetensors' save_file makes files for their owner only
-    try:
-        with settings.written(path, len(data)), open(partial, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
+    # safetensors' save_file makes files for their owner only
+    return settings.save_whole(path, serialize(tensors, header), sync=True)
 
 # %% ../nbs/learn/20_models.ipynb #60a712a1
 def _tensors(
@@ -1154,10 +1144,7 @@ def remember(
         raise WeightsError(f"{path}: no such file of weights")
     name = f"sha256:{_sha256(path)}"
     note = _note(name)
-    note.parent.mkdir(parents=True, exist_ok=True)
-    partial = note.with_name(f".{note.name}.{os.getpid()}.tmp")
-    partial.write_text(str(path), encoding="utf-8")
-    os.replace(partial, note)
+    settings.save_whole(note, os.fsencode(path))
     return name
 
 
@@ -1167,7 +1154,7 @@ def remembered(
     "A remembered file. Raises WeightsError if nobody noted it, or if it is gone or has changed."
     if not _note(name).is_file():
         raise WeightsError(f"{name}: no such encoder is noted in {_note(name).parent}: name its file again")
-    path = Path(_note(name).read_text(encoding="utf-8"))
+    path = Path(os.fsdecode(_note(name).read_bytes()))
     if not path.is_file() or f"sha256:{_sha256(path)}" != name:
         raise WeightsError(f"{path}: gone, or no longer the encoder {name[:19]}…: name its file again")
     return path

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ranks_of', 'Outcome', 'shown', 'distinct', 'remarks', 'provenance_of', 'tested_on', 'test_sets', 'mark_of',
-           'save_whole', 'save_picture']
+           'save_picture']
 
 # %% ../nbs/results/33_outcomes.ipynb #0a3b1637
 import csv
@@ -437,23 +437,11 @@ def figure(self: Outcome):  # -> matplotlib Figure
     return figure
 
 # %% ../nbs/results/33_outcomes.ipynb #88cb561a
-def save_whole(path: Path, content: bytes) -> Path:
-    "Writes a file that is either whole or not there."
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
-
-
 def save_picture(figure, path: Path) -> Path:
     "Writes a matplotlib Figure as PNG."
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
-    return save_whole(path, buffer.getvalue())
+    return settings.save_whole(path, buffer.getvalue())
 
 
 @patch
@@ -461,7 +449,7 @@ def save_numbers(self: Outcome) -> Path:  # <profile>/<notebook>.numbers.csv
     "Writes every number where the executed notebooks are, one line per cell, test and seed."
     path = settings.pages() / self.plan.profile / f"{self.plan.stem}.numbers.csv"
     text = self.frame.to_csv(index=False, float_format="%.4f", lineterminator="\n")
-    return save_whole(path, text.encode())
+    return settings.save_whole(path, text)
 
 
 @patch

@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from fastcore.basics import patch
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -427,12 +427,7 @@ def text(
 # %% ../nbs/use/41_own.ipynb #cffc04d3
 def _write_json(path: Path, value: dict):
     "A JSON file that is never half written, even if the process is killed."
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        partial.write_text(json.dumps(value, indent=1), encoding="ascii")  # escapes names that are not UTF-8
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    settings.save_whole(path, json.dumps(value, indent=1))  # ASCII: it escapes names that are not UTF-8
 
 
 def _read_json(path: Path) -> dict:  # empty if there is no such file
@@ -624,18 +619,15 @@ def _reserve(plan: Plan):
 @contextmanager
 def _alone(folder: Path):
     "Keeps other processes out of a folder. Raises OwnError if one is at work there."
-    lock = FileLock(folder / ".lock")
     try:
-        lock.acquire(timeout=0)
+        held = settings.locked(folder / ".lock", timeout=0)
     except Timeout:
         raise OwnError(
             f"another process is at work in {_shown(folder)}: "
             "wait for it, or choose another folder with --out"
         ) from None
-    try:
+    with held:
         yield
-    finally:
-        lock.release()
 
 # %% ../nbs/use/41_own.ipynb #d3333a86
 LOAD = """from mvnb import own
@@ -1041,13 +1033,8 @@ def __repr__(self: Features):
 # %% ../nbs/use/41_own.ipynb #88b2e35a
 def _write_npz(path: Path, **arrays):
     "An .npz file that is never half written, even if the process is killed."
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(partial, "wb") as file:
-            np.savez(file, **arrays)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with settings.whole(path) as part, open(part, "wb") as file:
+        np.savez(file, **arrays)
 
 
 def _read_piece(path: Path) -> dict | None:
@@ -1378,11 +1365,6 @@ def _save_map(features: Features, kind: str | None) -> Path | None:
     if kind == "none" or features.ok.sum() < 2:
         return None
     path = features.file.with_name(f"{features.file.stem}_map.png")
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.tmp.png")
-    try:
-        with _any_letters():
-            draw_map(features, kind).savefig(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with _any_letters(), settings.whole(path) as part:
+        draw_map(features, kind).savefig(part)
     return path

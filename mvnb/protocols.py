@@ -10,7 +10,7 @@ __all__ = ['Regularisation', 'Protocol', 'training_views', 'clips_of', 'Extracte
 # %% ../nbs/learn/27_protocols.ipynb #74444188
 import copy
 import csv
-import os
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -437,14 +437,10 @@ def true_rank(
 
 # %% ../nbs/learn/27_protocols.ipynb #4759e745
 def _write_table(path: Path, header: tuple, rows) -> None:
-    "A CSV, written under a temporary name and renamed."
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(partial, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        out = csv.writer(file)
-        out.writerow(header)
-        out.writerows(rows)
-    os.replace(partial, path)
+    "A CSV that is whole or not there. Raises settings.NotWritten."
+    lines = io.StringIO(newline="")
+    csv.writer(lines).writerows([header, *rows])
+    settings.save_whole(path, lines.getvalue().encode(errors="surrogateescape"))
 
 
 def _write_predictions(path: Path, out: Extracted, probabilities: Tensor, rank: Tensor) -> None:
@@ -877,13 +873,7 @@ def _write_hits(path: Path, query: Extracted, nearest: Tensor, first: Tensor) ->
 def _save_features(features: dict, path: Path) -> None:
     from safetensors.torch import save
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        partial.write_bytes(save({name: value.contiguous() for name, value in features.items()}))
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    settings.save_whole(path, save({name: value.contiguous() for name, value in features.items()}))
 
 
 def _look_up(query: Extracted, gallery: Extracted, k: int, centre: bool) -> tuple:  # as `_first_hits`

@@ -17,7 +17,6 @@ import functools
 import hashlib
 import io
 import json
-import os
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -29,7 +28,6 @@ import cv2
 import numpy as np
 import torch
 from fastcore.basics import patch
-from filelock import FileLock
 from tqdm.auto import tqdm
 
 from . import settings
@@ -977,11 +975,11 @@ def _make_one(job):
     video.parent.mkdir(parents=True, exist_ok=True)
     seed, act = entry["seed"] + [1], video.parent.name
     frames, masks = render(name, act, entry["scene"], seed=seed, camera=entry["camera"], variety=variety)
-    write_video(video, frames, FPS, options=_H264 | {"bf": LOOKS[name]["bframes"]})
+    with settings.written(video):
+        write_video(video, frames, FPS, options=_H264 | {"bf": LOOKS[name]["bframes"]})
     truth = video.with_suffix(".npz")
-    part = truth.with_name(f".{truth.name}.{os.getpid()}.part")
-    _save_truth(part, masks)
-    os.replace(part, truth)
+    with settings.whole(truth) as part:
+        _save_truth(part, masks)
     return dict(entry, sha256=_sha256(video), truth_sha256=_sha256(truth))
 
 # %% ../nbs/clips/02_puppets.ipynb #87eb1c24
@@ -1054,9 +1052,7 @@ def _build(folder, params, entries, damaged, workers, progress):
     files = _run(folder, params["name"], params["variety"], entries, workers, progress)
     made = dict(params, files=files)
     made["hash"] = _hash(made)
-    part = folder / f".manifest.{os.getpid()}.part"
-    part.write_text(json.dumps(made, indent=1))
-    os.replace(part, folder / "manifest.json")
+    settings.save_whole(folder / "manifest.json", json.dumps(made, indent=1))
 
 # %% ../nbs/clips/02_puppets.ipynb #e6e8babd
 def _folder(name, root, seed, scale, rho, camera, variety=0.0):
@@ -1097,8 +1093,8 @@ def make(
     params, folder = _params(name, **options), _folder(name, root, **options)
     if _damaged(folder, params) == []:
         return folder
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(f".{folder.name}.lock")):
+    with settings.locked(folder.with_name(f".{folder.name}.lock")), settings.written(folder):
+        folder.mkdir(exist_ok=True)
         damaged = _damaged(folder, params)  # another process may have made it meanwhile
         if damaged != []:
             _build(folder, params, entries, damaged, workers, progress)
@@ -1278,8 +1274,7 @@ def kept(
     folder = settings.cache() / "drawn" / f"{drawing.name}-{drawing.split}-seed{drawing.seed}-{digest}"
     if (found := _opened(folder)) is not None:
         return found  # without a lock, so that a complete cache may be read-only
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(f".{folder.name}.lock")):
+    with settings.locked(folder.with_name(f".{folder.name}.lock")):
         if (found := _opened(folder)) is not None:
             return found
         if make is not None:

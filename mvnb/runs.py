@@ -22,7 +22,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, wait
@@ -33,7 +32,7 @@ from pathlib import Path
 import cv2
 import scipy.linalg  # noqa: F401 (loads its BLAS, so that its threads are pinned too)
 import torch
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from joblib.externals.loky import BrokenProcessPool, ProcessPoolExecutor
 from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm as _auto_bar
@@ -95,12 +94,7 @@ def _checksum(record: dict) -> str:  # of everything in result.json but itself
 
 
 def _write_json(path: Path, value: dict):
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(partial, "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, ensure_ascii=False, allow_nan=False)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    settings.save_whole(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False), sync=True)
 
 # %% ../nbs/results/31_runs.ipynb #73857c83
 class Damaged(Exception):
@@ -818,18 +812,14 @@ def _compute(recipe: Recipe, job: Job, known: dict, team: _Team):
 @contextlib.contextmanager
 def _alone(recipe: Recipe, progress: bool):
     path = settings.runs() / ".locks" / f"{recipe.hash}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path)
     try:
-        lock.acquire(timeout=0)
+        held = settings.locked(path, timeout=0)
     except Timeout:
         if progress:
             say(f"{recipe}: another process is computing it; waiting")
-        lock.acquire()
-    try:
+        held = settings.locked(path)
+    with held:
         yield
-    finally:
-        lock.release()
 
 # %% ../nbs/results/31_runs.ipynb #91c9b6b7
 def ensure(
@@ -881,17 +871,10 @@ def trained(
     return method.eval()
 
 # %% ../nbs/results/31_runs.ipynb #4091b093
-def _end_with(parent: int):  # a process
-    "Ends this process when its parent is gone."
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
-
-
 def _enter(parent: int):
     "What a process does before its first run."
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    settings.end_with(parent)
 
 
 def _attempt(recipe: Recipe, device: str | None, workers: int, known: dict) -> str:  # why it failed, or ""

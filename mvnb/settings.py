@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['root', 'get', 'folder', 'data_root', 'annotations', 'device', 'workers', 'cores', 'threads', 'jobs', 'outputs',
-           'publish', 'pages', 'runs', 'cache', 'nearest', 'printable', 'stopped_by_sigterm', 'written',
-           'folder_written', 'synced']
+           'publish', 'pages', 'runs', 'cache', 'nearest', 'printable', 'stopped_by_sigterm', 'end_with', 'NotWritten',
+           'written', 'whole', 'save_whole', 'scratch', 'folder_written', 'synced', 'locked']
 
 # %% ../nbs/clips/00_settings.ipynb #4820e33b
 import codecs
@@ -16,12 +16,19 @@ import errno
 import functools
 import glob
 import os
+import re
+import secrets
+import shlex
 import shutil
 import signal
+import socket
 import tempfile
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from filelock import FileLock
 
 # %% ../nbs/clips/00_settings.ipynb #26f1ce21
 def root() -> Path:  # the folder that holds settings.ini
@@ -226,39 +233,185 @@ def printable(text: object) -> str:
     "A text for the screen: file names may hold escape sequences, or bytes that are not UTF-8."
     return str(text).translate(_UNPRINTABLE)
 
-# %% ../nbs/clips/00_settings.ipynb #0b6fbbef
+# %% ../nbs/clips/00_settings.ipynb #f667d4ae
 def _interrupt(*_):
     raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
 def stopped_by_sigterm():
-    "Inside, SIGTERM is Ctrl-C: it raises KeyboardInterrupt. In the main thread only."
+    "Inside, SIGTERM or a closed terminal is Ctrl-C: it raises KeyboardInterrupt. In the main thread only."
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, _interrupt)
+    signals = [s for s in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) != signal.SIG_IGN]
+    before = {s: signal.signal(s, _interrupt) for s in signals}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for s, handler in before.items():
+            signal.signal(s, handler)
 
-# %% ../nbs/clips/00_settings.ipynb #9e79211e
+# %% ../nbs/clips/00_settings.ipynb #5135185d
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # asks, and sends nothing
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass  # another user's
+    return True
+
+
+def _wait_for_the_end(parent: int):
+    direct = os.getppid() == parent  # not so behind a server that forks
+    while os.getppid() == parent if direct else _lives(parent):
+        time.sleep(0.5)
+    os._exit(1)
+
+
+@functools.cache
+def _watch(parent: int, process: int):
+    threading.Thread(target=_wait_for_the_end, args=(parent,), daemon=True).start()
+
+
+def end_with(
+    parent: int,  # the process that started this one
+):
+    "This process ends when its parent has gone. In the parent itself, and when asked again, nothing happens."
+    if os.getpid() != parent:
+        _watch(parent, os.getpid())
+
+# %% ../nbs/clips/00_settings.ipynb #0a58141e
+class NotWritten(OSError):
+    "A file or a folder could not be written; the message says which, why, and what to do."
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_REFUSED = (errno.EACCES, errno.EPERM)
+_CUT = re.compile(r"\d+ requested and \d+ written")  # NumPy's words for a full disk
+
+
+def _remedy(path: Path) -> str:
+    "How a group shares the folder of a path that may not be written."
+    stores = [folder for folder in (runs(), cache(), outputs()) if path.is_relative_to(folder)]
+    folder = shlex.quote(str(stores[0] if stores else path.parent))
+    return (
+        "choose another folder, or let its group share it: the owner of its files runs `chgrp -R GROUP "
+        f"{folder} && chmod -R g+rwX {folder} && find {folder} -type d -exec chmod g+s {{}} +`, "
+        "and every member `umask 002` before mvnb"
+    )
+
+# %% ../nbs/clips/00_settings.ipynb #7971b99d
+def _bytes_at(path: Path | None) -> int:
+    "Bytes of a file, or of all files in a folder; 0 where there is none."
+    try:
+        return sum(p.stat().st_size for p in ([path] if path.is_file() else path.rglob("*")))
+    except (OSError, AttributeError):
+        return 0
+
+
+def _why_not(e: OSError, path: Path, needed: int | None, part: Path | None) -> str:
+    "Why something was not written. Raises the error again where it says something else."
+    size = "it" if needed is None else f"{needed / 1e6:,.1f} MB"
+    if e.errno in _FULL or _CUT.search(str(e)):
+        if needed is None and (begun := _bytes_at(part)):
+            size = f"more than {begun / 1e6:,.1f} MB"
+        advice = "make room, or choose another folder; nothing half-written is left"
+        return f"{size} could not be written: no room ({e.strerror or e}); {advice}"
+    if e.errno in _REFUSED:
+        return f"{size} could not be written: {e.strerror}; {_remedy(path)}"
+    if e.errno == errno.EROFS:
+        return f"{size} could not be written: {e.strerror}; choose another folder"
+    raise e
+
+
 @contextlib.contextmanager
 def written(
-    path: Path,  # what is being written
+    path: str | Path,  # what is being written
     needed: int | None = None,  # bytes of it, where they are known
+    part: Path | None = None,  # where it is being written
 ):
-    "Inside, an OSError becomes one that says which file could not be written, and why."
+    "What the disk refuses inside becomes NotWritten, which says what could not be written, and why."
     try:
         yield
+    except NotWritten:
+        raise
     except OSError as e:
-        why = e.strerror or str(e)
-        if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "written" in why:
-            why = f"no room ({why})"
-        size = "it" if needed is None else f"{needed / 1e6:,.1f} MB"
-        advice = "make room, or choose another folder; nothing half-written is left"
-        raise OSError(f"{path}: {size} could not be written: {why}; {advice}") from e
+        raise NotWritten(f"{path}: {_why_not(e, Path(path), needed, part)}") from e
+
+# %% ../nbs/clips/00_settings.ipynb #6a54c096
+_MACHINE = re.sub("[^A-Za-z0-9]", "-", socket.gethostname())
+_PART = re.compile(r"\.(.+?)\.(\d+)(\.[0-9a-f]{8})?\.(part|tmp)(\.\w+)?")
+
+
+def _part_of(path: Path) -> Path:
+    return path.with_name(f".{_MACHINE}.{os.getpid()}.{secrets.token_hex(4)}.part{path.suffix}")
+
+
+def _is_left(path: Path, machine: str, process: int) -> bool:
+    "Whether the process that wrote a part has gone."
+    if machine != _MACHINE:
+        return time.time() - path.stat().st_mtime > 86_400
+    return not _lives(process)
+
+
+@functools.lru_cache(maxsize=4096)
+def _sweep(folder: Path, process: int):
+    "Removes the parts that killed processes left in a folder; each process looks once."
+    for path in folder.glob(".*"):
+        found = _PART.fullmatch(path.name)
+        with contextlib.suppress(OSError):
+            if found and _is_left(path, found[1], int(found[2])):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+# %% ../nbs/clips/00_settings.ipynb #521fe7f6
+@contextlib.contextmanager
+def whole(
+    path: str | Path,  # a file; folders that it lies in are made
+    needed: int | None = None,  # its bytes, where they are known
+    sync: bool = False,  # on the disk before it gets its name
+) -> Iterator[Path]:  # where to write
+    "A file that is whole or not there: written under another name. Raises NotWritten."
+    path = Path(path)
+    part = _part_of(path)
+    try:
+        with written(path, needed, part):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _sweep(path.parent, os.getpid())
+            yield part
+            if sync:
+                synced(part)
+            os.replace(part, path)
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink()
+
+
+def save_whole(
+    path: str | Path,
+    content: bytes | str,  # text is written as UTF-8
+    sync: bool = False,  # see `whole`
+) -> Path:  # the file
+    "Writes a file that is whole or not there. Raises NotWritten."
+    data = content if isinstance(content, bytes) else content.encode()
+    with whole(path, len(data), sync) as part:
+        part.write_bytes(data)
+    return Path(path)
+
+# %% ../nbs/clips/00_settings.ipynb #949659d7
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:  # an empty folder
+    "A folder among the system's temporary files, gone afterwards. Raises NotWritten."
+    place = Path(tempfile.gettempdir())
+    _sweep(place, os.getpid())
+    folder = _part_of(place / "mvnb")
+    try:
+        with written(folder):
+            folder.mkdir(mode=0o700)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 # %% ../nbs/clips/00_settings.ipynb #4b2b87fb
 def _left_behind(folder: Path):  # yields what killed processes left of a folder
@@ -272,17 +425,18 @@ def _left_behind(folder: Path):  # yields what killed processes left of a folder
 def folder_written(
     folder: Path,  # its parent is there; to be called by one process at a time, under a lock
 ) -> Iterator[Path]:
-    "An empty folder to fill, which takes the place of `folder` at the end. Raises OSError as `written`."
+    "An empty folder to fill, which takes the place of `folder` at the end. Raises NotWritten."
     for path in _left_behind(folder):
         shutil.rmtree(path, ignore_errors=True)
-    with written(folder):
-        fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
+    fresh = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    try:
+        with written(folder, part=fresh):
+            fresh.mkdir()
             yield fresh
             shutil.rmtree(folder, ignore_errors=True)
             os.replace(fresh, folder)
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def synced(
@@ -294,3 +448,14 @@ def synced(
         os.fsync(handle)
     finally:
         os.close(handle)
+
+# %% ../nbs/clips/00_settings.ipynb #cbb2908f
+def locked(
+    path: str | Path,  # of the lock file; its folder is made
+    timeout: float = -1,  # seconds to wait for another process; below 0: as long as it takes
+):  # of one process at a time, until its `with` block ends
+    "Takes a lock. Raises filelock.Timeout, and NotWritten where its file may not be opened."
+    path = Path(path)
+    with written(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(path).acquire(timeout)

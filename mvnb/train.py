@@ -306,7 +306,7 @@ class NonFiniteLoss(FloatingPointError):
 def _write_rows(path: Path, header, rows, fresh: bool) -> None:
     "Appends rows of numbers to a CSV; with `fresh` replaces the file atomically."
     target = path.with_name(f".{path.name}.tmp") if fresh else path
-    with open(target, "w" if fresh else "a", newline="") as file:
+    with settings.written(path), open(target, "w" if fresh else "a", newline="") as file:
         out = csv.writer(file)
         if fresh:
             out.writerow(header)

@@ -16,6 +16,7 @@ import av
 import cv2
 import numpy as np
 from av.video.frame import PictureType
+from filelock import Timeout
 from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
@@ -79,13 +80,14 @@ def recode(
     target,  # file to write; its suffix chooses the container
     encoding: Encoding = Encoding(),
 ) -> dict:  # codec, frames, height, width and fps of the copy; "was": codec of the original; bytes, sha256
-    "Encodes one video anew, upright. Raises VideoError where the copy is not as long."
+    "Encodes one video anew, upright. Raises VideoError where the copy is not as long, and NotWritten."
     before = probe(source)
     size = _fitting(before.height, before.width, encoding.short)
     frames = _resized(pictures(source), size)
     target = Path(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_video(target, frames, before.fps or 25.0, options=encoding.options)
+    with settings.written(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_video(target, frames, before.fps or 25.0, options=encoding.options)
     after = probe(target)
     if after.frames != before.frames:
         target.unlink()
@@ -193,7 +195,6 @@ def _check_names(paths: list, encoding: Encoding):
 # %% ../nbs/clips/07_transcode.ipynb #7a0c0015
 def _begin(target: Path, encoding: Encoding):
     "Notes how the folder is encoded. Raises ValueError where it was begun otherwise."
-    target.mkdir(parents=True, exist_ok=True)
     note = target / "transcode.json"
     about = dict(encoding=asdict(encoding), codec="libx264", pyav=av.__version__)
     if note.is_file():
@@ -202,13 +203,12 @@ def _begin(target: Path, encoding: Encoding):
             raise ValueError(f"{target} was begun with {Encoding(**earlier)}: use that, or another folder")
     for part in target.rglob(".*.part.*"):  # of a process that was killed
         part.unlink()
-    part = note.with_suffix(f".{os.getpid()}.part")
-    part.write_text(json.dumps(about, indent=1))
-    os.replace(part, note)
+    settings.save_whole(note, json.dumps(about, indent=1))
 
 
-def _job(root: Path, target: Path, path: str, encoding: Encoding) -> tuple:  # path, facts or None, reason
-    "One file, in a process of its own."
+def _job(root: Path, target: Path, path: str, encoding: Encoding, parent: int) -> tuple:
+    "One file, in a process of its own: its path, facts or None, the reason."
+    settings.end_with(parent)
     cv2.setNumThreads(1)
     source, copy = root / path, copy_name(path)
     try:
@@ -216,10 +216,26 @@ def _job(root: Path, target: Path, path: str, encoding: Encoding) -> tuple:  # p
         return path, about | recode(source, target / copy, encoding), ""
     except VideoError as error:
         return path, None, error.reason
+    except settings.NotWritten:
+        raise  # the next ones will not fit either
     except (OSError, ValueError, av.FFmpegError) as error:
         return path, None, f"could not be encoded ({error})"
 
 # %% ../nbs/clips/07_transcode.ipynb #7a0c0016
+def _note(ends, result: Transcoded):
+    "Writes down each file that is done."
+    table = result.target / "transcode.jsonl"
+    with settings.written(table), open(table, "a") as lines:
+        for path, facts, reason in ends:
+            if facts is None:
+                result.failed[path] = reason
+                continue
+            result.done[path] = facts
+            result.fresh += 1
+            lines.write(json.dumps(facts) + "\n")
+            lines.flush()
+
+# %% ../nbs/clips/07_transcode.ipynb #2ff68c3d
 def transcode(
     root,  # folder of the originals, with any folders below it; only read
     target,  # folder for the copies
@@ -231,26 +247,23 @@ def transcode(
     """Encodes all videos of a folder anew; goes on where it was stopped.
 
     A file that cannot be read is named in `failed`. Raises ValueError for folders inside each other, names
-    that clash, and other settings than before."""
+    that clash, other settings than before, and while another process writes there; NotWritten."""
     root, target = Path(root), Path(target)
     _check_folders(root, target)
     paths = videos_in(root)[:limit]
     _check_names(paths, encoding)
-    _begin(target, encoding)
-    result = Transcoded(root, target, encoding, _done(root, target, paths, progress))
-    todo = [path for path in paths if path not in result.done]
-    pool = Parallel(jobs or settings.cores(), return_as="generator_unordered")
-    ends = pool(delayed(_job)(root, target, path, encoding) for path in todo)
-    bar = tqdm(ends, "encoding", len(todo), unit="video", mininterval=0.5, delay=2, disable=not progress)
-    with open(target / "transcode.jsonl", "a") as lines:
-        for path, facts, reason in bar:
-            if facts is None:
-                result.failed[path] = reason
-                continue
-            result.done[path] = facts
-            result.fresh += 1
-            lines.write(json.dumps(facts) + "\n")
-            lines.flush()
+    try:
+        held = settings.locked(target / ".lock", timeout=0)
+    except Timeout:
+        raise ValueError(f"another process is writing into {target}") from None
+    with held:
+        _begin(target, encoding)
+        result = Transcoded(root, target, encoding, _done(root, target, paths, progress))
+        todo = [path for path in paths if path not in result.done]
+        pool = Parallel(jobs or settings.cores(), return_as="generator_unordered")
+        ends = pool(delayed(_job)(root, target, path, encoding, os.getpid()) for path in todo)
+        shown = dict(unit="video", mininterval=0.5, delay=2, disable=not progress)
+        _note(tqdm(ends, "encoding", len(todo), **shown), result)
     return result
 
 # %% ../nbs/clips/07_transcode.ipynb #7a0c001c

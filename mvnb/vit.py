@@ -10,7 +10,6 @@ __all__ = ['IMAGENET_STD', 'grid_of', 'patchify', 'unpatchify', 'PatchEmbed', 's
 # %% ../nbs/learn/21_vit.ipynb #84ec7fe7
 import json
 import math
-import os
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +20,7 @@ from fastcore.basics import patch
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
+from . import settings
 from .augment import STD
 from .models import Backbone, WeightsError, read_weights
 
@@ -806,16 +806,6 @@ def _convertible(model: ViT | MAE, frames: int, size: int) -> ViT:
     return vit
 
 # %% ../nbs/learn/21_vit.ipynb #468a6f6d
-def _replace(path: Path, content: bytes) -> None:
-    "Writes a file so that a reader finds the old one or the new one, whole."
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def to_hf(
     model: ViT | MAE,  # with joint attention
     folder: str | Path,  # made if need be
@@ -833,9 +823,8 @@ def to_hf(
         tensors["fc_norm.weight"] = torch.ones(vit.dim)
         tensors["fc_norm.bias"] = torch.zeros(vit.dim)
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     config = json.dumps(_config_of(model, frames, size), indent=2) + "\n"
-    _replace(folder / "model.safetensors", serialize(tensors, {"format": "pt"}))
-    _replace(folder / "config.json", config.encode())
+    settings.save_whole(folder / "model.safetensors", serialize(tensors, {"format": "pt"}))
+    settings.save_whole(folder / "config.json", config)
     return folder
