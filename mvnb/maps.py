@@ -441,6 +441,8 @@ def _job(path: str, maps: Maps, cache: Path, parent: int) -> dict:
         about |= dict(frames=len(found), bytes=file.stat().st_size)
     except VideoError as error:
         about["reason"] = error.reason
+    except settings.NotWritten:
+        raise  # that is not the video's fault
     except (ValueError, OSError) as error:
         about["reason"] = f"has no maps ({error})"
     return about | dict(seconds=time.perf_counter() - start)

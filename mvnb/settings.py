@@ -311,12 +311,16 @@ def _bytes_at(path: Path | None) -> int:
         return 0
 
 
+def _amount(bytes: int) -> str:
+    return f"{bytes / 1e6:,.1f} MB" if bytes >= 50_000 else f"{bytes:,} bytes"
+
+
 def _why_not(e: OSError, path: Path, needed: int | None, part: Path | None) -> str:
     "Why something was not written. Raises the error again where it says something else."
-    size = "it" if needed is None else f"{needed / 1e6:,.1f} MB"
+    size = "it" if needed is None else _amount(needed)
     if e.errno in _FULL or _CUT.search(str(e)):
         if needed is None and (begun := _bytes_at(part)):
-            size = f"more than {begun / 1e6:,.1f} MB"
+            size = f"more than {_amount(begun)}"
         advice = "make room, or choose another folder; nothing half-written is left"
         return f"{size} could not be written: no room ({e.strerror or e}); {advice}"
     if e.errno in _REFUSED:

@@ -305,15 +305,17 @@ class NonFiniteLoss(FloatingPointError):
 # %% ../nbs/learn/26_train.ipynb #8f4afd7f
 def _write_rows(path: Path, header, rows, fresh: bool) -> None:
     "Appends rows of numbers to a CSV; with `fresh` replaces the file atomically."
-    target = path.with_name(f".{path.name}.tmp") if fresh else path
-    with settings.written(path), open(target, "w" if fresh else "a", newline="") as file:
-        out = csv.writer(file)
-        if fresh:
-            out.writerow(header)
-        for row in rows:
-            out.writerow([int(row[0]), int(row[1]), *map(repr, row[2:])])
+    lines = io.StringIO(newline="")
+    out = csv.writer(lines)
     if fresh:
-        os.replace(target, path)
+        out.writerow(header)
+    for row in rows:
+        out.writerow([int(row[0]), int(row[1]), *map(repr, row[2:])])
+    if fresh:
+        settings.save_whole(path, lines.getvalue())
+        return
+    with settings.written(path), open(path, "a", newline="") as file:
+        file.write(lines.getvalue())
 
 # %% ../nbs/learn/26_train.ipynb #886e2fe2
 class Record:
@@ -379,9 +381,10 @@ def write(self: Record, new: list):
     self.begun = True
     _write_rows(path, header, new, fresh=False)
     if self.board:
-        for row in new:
-            for name, value in zip(header[2:], row[2:]):
-                self.board.add_scalar(name, value, row[0])
+        with settings.written(self.folder / "tensorboard"):
+            for row in new:
+                for name, value in zip(header[2:], row[2:]):
+                    self.board.add_scalar(name, value, row[0])
 
 # %% ../nbs/learn/26_train.ipynb #cfc9cfbc
 def _reset_peak(device: torch.device) -> None:

@@ -6,6 +6,7 @@
 __all__ = ['PRESETS', 'TRACES', 'Encoding', 'recode', 'videos_in', 'copy_name', 'Transcoded', 'transcode', 'traces']
 
 # %% ../nbs/clips/07_transcode.ipynb #7a0c0003
+import contextlib
 import json
 import os
 from collections.abc import Iterator
@@ -193,6 +194,12 @@ def _check_names(paths: list, encoding: Encoding):
             raise ValueError(f"{path}: AVI does not say in which order B-frames are shown; use bframes=0")
 
 # %% ../nbs/clips/07_transcode.ipynb #7a0c0015
+def _clear(target: Path):
+    "Removes what was begun and is not whole, such as by a process that was killed."
+    for part in target.rglob(".*.part.*"):
+        part.unlink(missing_ok=True)
+
+
 def _begin(target: Path, encoding: Encoding):
     "Notes how the folder is encoded. Raises ValueError where it was begun otherwise."
     note = target / "transcode.json"
@@ -201,8 +208,6 @@ def _begin(target: Path, encoding: Encoding):
         earlier = json.loads(note.read_text())["encoding"]
         if earlier != about["encoding"]:
             raise ValueError(f"{target} was begun with {Encoding(**earlier)}: use that, or another folder")
-    for part in target.rglob(".*.part.*"):  # of a process that was killed
-        part.unlink()
     settings.save_whole(note, json.dumps(about, indent=1))
 
 
@@ -256,7 +261,9 @@ def transcode(
         held = settings.locked(target / ".lock", timeout=0)
     except Timeout:
         raise ValueError(f"another process is writing into {target}") from None
-    with held:
+    with held, contextlib.ExitStack() as ending:
+        _clear(target)
+        ending.callback(_clear, target)
         _begin(target, encoding)
         result = Transcoded(root, target, encoding, _done(root, target, paths, progress))
         todo = [path for path in paths if path not in result.done]
