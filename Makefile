@@ -1,10 +1,10 @@
-# make demo · test · lab · docs · tables · bench.  Each target sets up .venv (pinned by constraints.txt) when it has to.
+# make demo · test · lab · docs · tables · bench · faults.  Each target sets up .venv (pinned by constraints.txt) when it has to.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 MORE := .venv/.ready-more
 
-.PHONY: demo test lab docs tables bench setup clean-venv
+.PHONY: demo test lab docs tables bench faults setup clean-venv
 .DEFAULT_GOAL := demo
 
 setup: $(READY)
@@ -35,6 +35,9 @@ lab: $(READY)  ## JupyterLab on the notebooks
 
 bench: $(READY)  ## speed, as ratios measured in one run
 	@$(BIN)/python -m bench
+
+faults: $(READY)  ## damaged files, hostile lists, kills, full disks: a quarter of an hour, counted in docs/reliability.md
+	@$(BIN)/python -m faults
 
 docs: $(MORE)  ## the site, offline, into docs/_build/html
 	@$(BIN)/python docs/build.py

@@ -161,6 +161,7 @@ def how_tos(site):
     for source, page, title, missing in (
         ("README.md", "start.md", "", ""),
         ("docs/decisions.md", "decisions.md", "", ""),
+        ("docs/reliability.md", "reliability.md", "", ""),
         ("docs/howto_own_videos.md", "own_videos.md", "Your own videos", NOT_YET),
         ("docs/howto_fifth_paper.md", "fifth_paper.md", "A fifth paper", NOT_YET),
         (
@@ -244,6 +245,12 @@ def landing(site):
             caption="Use",
         ),
         toctree("tables/index", "figures/index", "claims", "explore/index", caption="Results"),
-        toctree("library/index", "api/index", "Decisions <decisions>", caption="Library"),
+        toctree(
+            "library/index",
+            "api/index",
+            "Decisions <decisions>",
+            "Reliability <reliability>",
+            caption="Library",
+        ),
     ]
     site.write("index.md", "\n\n".join([text, *trees]) + "\n")

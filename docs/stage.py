@@ -79,6 +79,7 @@ class Site:
         self.pages |= {
             "README.md": "start.md",
             "docs/decisions.md": "decisions.md",
+            "docs/reliability.md": "reliability.md",
             "nbs": "library/index.md",
             "docs/howto_fifth_paper.md": "fifth_paper.md",
             "mvnb": "api/index.md",

@@ -455,6 +455,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'mvnb.datasets._by_stem': ('clips/datasets.html#_by_stem', 'mvnb/datasets.py'),
                                'mvnb.datasets._check_line': ('clips/datasets.html#_check_line', 'mvnb/datasets.py'),
                                'mvnb.datasets._check_split': ('clips/datasets.html#_check_split', 'mvnb/datasets.py'),
+                               'mvnb.datasets._checked_lines': ('clips/datasets.html#_checked_lines', 'mvnb/datasets.py'),
                                'mvnb.datasets._class_folders': ('clips/datasets.html#_class_folders', 'mvnb/datasets.py'),
                                'mvnb.datasets._codec_lines': ('clips/datasets.html#_codec_lines', 'mvnb/datasets.py'),
                                'mvnb.datasets._count': ('clips/datasets.html#_count', 'mvnb/datasets.py'),

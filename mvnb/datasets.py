@@ -40,7 +40,7 @@ class DatasetError(ValueError):
 
 # %% ../nbs/clips/03_datasets.ipynb #86325867
 _LONGEST = 4096  # characters of a line: as long as a path can be
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\ud800-\udfff]")  # or half a character
 
 
 def _check_line(line: str, where: str):
@@ -67,10 +67,16 @@ def read_lines(
     path: Path,  # a text file in UTF-8
 ) -> Iterator[tuple[int, str]]:  # (line number from 1, line without surrounding spaces); no blank lines
     "The lines of a list file. Raises DatasetError where it is absent, not text or no list."
-    for number, line in enumerate(re.split("\r\n|\n|\r", _text(path)), 1):
+    for number, line in enumerate(_checked_lines(path), 1):
         if line := line.strip():
-            _check_line(line, f"{path}, line {number}")
             yield number, line
+
+
+def _checked_lines(path: Path) -> Iterator[str]:
+    "All lines of a list file as they are. Raises DatasetError."
+    for number, line in enumerate(re.split("\r\n|\n|\r", _text(path)), 1):
+        _check_line(line, f"{path}, line {number}")
+        yield line
 
 
 def _text(path: Path) -> str:
@@ -376,7 +382,7 @@ def _ucf_classes(file: Path) -> dict[int, str]:
             expected = "a number and a class name"
             raise DatasetError(f"{file}, line {line}: expected {expected}, found {quoted(text)}")
         if int(number) in names:
-            raise DatasetError(f"{file}, line {line}: class {number} is there twice; number every class once")
+            raise DatasetError(f"{file}, line {line}: class {number[:20]} is there twice; number each once")
         names[int(number)] = name.strip()
     if not names:
         advice = "it needs a line such as '1 ApplyEyeMakeup' per class"
@@ -403,9 +409,9 @@ class _UcfLabels:
             return folder
         if number not in self.by_number:
             have = f"classInd.txt, which has {len(self.classes)} classes"
-            raise DatasetError(f"{where}: class {number} is not in {have}")
+            raise DatasetError(f"{where}: class {str(number)[:20]} is not in {have}")
         if folder not in (None, self.by_number[number]):
-            reason = f"lies in another class's folder than its number {number} says; correct the list"
+            reason = "lies in another class's folder than its number says; correct the list"
             raise DatasetError(f"{where}: {quoted(path)} {reason}")
         return self.by_number[number]
 
@@ -617,15 +623,17 @@ def read_segments(
     file: Path,  # CSV with the columns youtube_id, time_start, time_end and, but for test lists, label
 ) -> Iterator[Segment]:
     "The rows of an official Kinetics CSV. Raises DatasetError with file and line."
-    rows = csv.reader(_text(file).splitlines(), strict=True)
-    at = {name.strip(): i for i, name in enumerate(next(rows, []))}
-    absent = [column for column in ("youtube_id", "time_start", "time_end") if column not in at]
-    if absent:
-        raise DatasetError(f"{file}, line 1: no column {', '.join(absent)}; expected {_COLUMNS}")
+    rows = csv.reader(_checked_lines(file), strict=True)
     try:
+        at = {name.strip(): i for i, name in enumerate(next(rows, []))}
+        absent = [column for column in ("youtube_id", "time_start", "time_end") if column not in at]
+        if absent:
+            raise DatasetError(f"{file}, line 1: no column {', '.join(absent)}; expected {_COLUMNS}")
         for row in rows:
             if "".join(row).strip():
                 yield _segment(row, at, rows.line_num)
+    except DatasetError:
+        raise
     except (ValueError, IndexError, OverflowError, csv.Error):
         where = f"{file}, line {rows.line_num}"
         raise DatasetError(f"{where}: not a row of {_COLUMNS}; correct or delete it") from None
@@ -722,7 +730,7 @@ def _numbering(classes: Sequence[str], origin: object) -> Callable[[str, str], i
         label = number.get(class_key(name))
         if label is None:
             among = f"the {len(classes)} of {origin}"
-            raise DatasetError(f"{where}: class {name!r} is not among {among}; correct one of the two")
+            raise DatasetError(f"{where}: class {quoted(name)} is not among {among}; correct one of the two")
         return label
 
     return label_of
@@ -858,10 +866,12 @@ def _read_json(file: Path, hook: Callable[[dict], object] | None = None) -> obje
     "A JSON file. Raises DatasetError."
     try:
         return json.loads(_text(file), object_hook=hook)
-    except json.JSONDecodeError as e:
-        raise DatasetError(
-            f"{file}, line {e.lineno}: not valid JSON ({e.msg}); download the file again"
-        ) from None
+    except DatasetError:
+        raise
+    except (ValueError, RecursionError) as e:  # also numbers and nests without end
+        where = f"{file}, line {e.lineno}" if isinstance(e, json.JSONDecodeError) else file
+        reason = getattr(e, "msg", str(e))
+        raise DatasetError(f"{where}: not valid JSON ({reason}); download the file again") from None
 
 
 def _entries(file: Path, hook: Callable[[dict], tuple]) -> list[tuple]:
@@ -889,6 +899,7 @@ def _named_videos(
     below, extension = _usual_place((path for paths in found.values() for path in paths), extension)
     listing = _Listing()
     for number, (video, label) in enumerate(entries, 1):
+        _check_line(video, f"{file}, entry {number}")
         path = _only(found.get(video, []), f"{file}, entry {number}")
         path = path or posixpath.join(below, video + extension)
         listing.add(path, label, file, number, "entry")
@@ -902,6 +913,8 @@ def _ssv2_classes(file: Path) -> dict[str, int]:
         number = {template: int(n) for template, n in number.items()}
     except (AttributeError, TypeError, ValueError):
         number = {}
+    for template in number:
+        _check_line(template, str(file))
     if not number or sorted(number.values()) != list(range(len(number))):
         raise DatasetError(f"{file}: expected templates with the numbers 0, 1, 2, … once each")
     return dict(sorted(number.items(), key=lambda item: item[1]))
@@ -918,7 +931,8 @@ def _ssv2_entry(entry: dict, file: Path, labels_file: Path, number: dict, labell
         return str(entry["id"]), -1
     label = number.get(template.replace("[", "").replace("]", ""))
     if label is None:
-        reason = f"template {template!r} of video {entry['id']} is not in {labels_file.name}"
+        template, video = quoted(template), quoted(entry["id"])
+        reason = f"template {template} of video {video} is not in {labels_file.name}"
         raise DatasetError(f"{file}: {reason}; the two files must be of one version")
     return str(entry["id"]), label
 
@@ -945,7 +959,10 @@ def _dives(file: Path) -> list[str]:
     dives = _read_json(file) if file.suffix == ".json" else [text for _, text in read_lines(file)]
     if not isinstance(dives, list) or not dives:
         raise DatasetError(f"{file}: expected a list of dives; download the file again")
-    return ["+".join(map(str, dive)) if isinstance(dive, list) else str(dive) for dive in dives]
+    names = ["+".join(map(str, dive)) if isinstance(dive, list) else str(dive) for dive in dives]
+    for name in names:
+        _check_line(name, str(file))
+    return names
 
 
 def _dive_entry(entry: dict, file: Path, vocabulary: Path, classes: list[str]) -> tuple[str, int]:
@@ -956,7 +973,8 @@ def _dive_entry(entry: dict, file: Path, vocabulary: Path, classes: list[str]) -
         raise DatasetError(f"{file}: {reason}; is this the version 2 list?")
     if not 0 <= label < len(classes):
         among = f"the {len(classes)} dives of {vocabulary.name}"
-        raise DatasetError(f"{file}: label {label} of {entry['vid_name']} is not among {among}")
+        name = quoted(entry["vid_name"])
+        raise DatasetError(f"{file}: label {str(label)[:20]} of {name} is not among {among}")
     return str(entry["vid_name"]), label
 
 # %% ../nbs/clips/03_datasets.ipynb #f269d65f
@@ -999,7 +1017,7 @@ def _domain_classes(file: Path) -> dict[int, str]:
     for line, label, path in _adaptation_lines(file):
         name = path.split("/")[0]
         if classes.setdefault(label, name) != name:
-            reason = f"class {label} is {name!r} here and {classes[label]!r} before"
+            reason = f"class {label} is {quoted(name)} here and {quoted(classes[label])} before"
             raise DatasetError(f"{file}, line {line}: {reason}")
     if sorted(classes) != list(range(len(classes))):
         raise DatasetError(f"{file}: classes {sorted(classes)} are not numbered 0, 1, 2, … without a gap")

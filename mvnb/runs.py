@@ -636,9 +636,11 @@ def _story(work: Path) -> dict | None:
     except (OSError, ValueError):
         return None
     kinds = dict(data=dict, contents=dict, first=str, seconds=(int, float), last=(int, float), starts=int)
-    story = {"contents": {}} | story if isinstance(story, dict) else {}
-    sound = all(isinstance(story.get(key), kind) for key, kind in kinds.items())
-    return story if sound else None  # damaged: the run starts anew
+    if not isinstance(story, dict) or story.pop("checksum", None) not in (None, _checksum(story)):
+        return None  # damaged: the run starts anew; notes of earlier versions have no checksum
+    story = {"contents": {}} | story
+    sound = story.keys() == kinds.keys() and all(isinstance(story[key], kinds[key]) for key in kinds)
+    return story if sound else None
 
 
 def _same_data(story: dict, data: dict, contents: dict) -> bool:
@@ -661,7 +663,7 @@ def _begin(recipe: Recipe, data: dict, contents: dict) -> tuple[Path, dict]:
         work.mkdir(parents=True)
         story = {"data": data, "first": _now(), "seconds": 0.0, "starts": 0}
     story |= {"contents": contents, "last": time.time(), "starts": story["starts"] + 1}
-    _write_json(work / STARTED, story)
+    _write_json(work / STARTED, story | {"checksum": _checksum(story)})
     return work, story
 
 # %% ../nbs/results/31_runs.ipynb #f7d85bb0

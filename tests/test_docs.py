@@ -80,6 +80,7 @@ def test_build_has_no_warnings_and_pages_for_everything(site, pages):
         "cluster",
         "claims",
         "decisions",
+        "reliability",
         "fifth_paper",
         "library/index",
         "tables/index",

@@ -177,7 +177,7 @@ def test_every_module_has_a_room_and_every_floor_is_drawn():
 
 def test_notebooks_are_formatted():
     "The formatter of pyproject.toml changes nothing."
-    tool = [sys.executable, "-m", "ruff", "format", "--check", "nbs", "tests", "docs", "bench"]
+    tool = [sys.executable, "-m", "ruff", "format", "--check", "nbs", "tests", "docs", "bench", "faults"]
     done = subprocess.run(tool, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:]
     done = subprocess.run(

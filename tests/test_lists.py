@@ -85,6 +85,53 @@ def test_hostile_json_and_csv_get_a_short_sentence(tmp_path):
     assert "line 2" in str(error.value) and len(str(error.value)) < 600
 
 
+@pytest.mark.parametrize(
+    "name, changed",
+    [
+        ("ssv2", {"train.json": 100_000 * "["}),
+        ("ssv2", {"train.json": '[{"id": ' + 5000 * "9" + ', "template": "Holding [something]"}]'}),
+        ("ssv2", {"train.json": '[{"id": "\\u001b]0;owned\\u0007", "template": "Holding [something]"}]'}),
+        ("ssv2", {"train.json": '[{"id": "\\ud800", "template": "Holding [something]"}]'}),
+        ("ssv2", {"train.json": '[{"id": "7", "template": "Holding [' + 90_000 * "a" + ']"}]'}),
+        ("ssv2", {"labels.json": '{"Holding something\\u009b": "0"}'}),
+        ("diving48", {"Diving48_vocab.json": '[["Back\\u0085", "15som"]]'}),
+        ("diving48", {"Diving48_V2_train.json": '[{"vid_name": "' + 90_000 * "a" + '", "label": 1}]'}),
+        ("kinetics400", {"train.csv": "label,youtube_id,time_start,time_end\n" + 99_000 * "a" + ",7,0,10\n"}),
+        ("kinetics400", {"train.csv": "label,youtube_id,time_start,time_end\nrun\x85,7,0,10\n"}),
+        ("kinetics400", {"train.csv": '"label,youtube_id,time_start,time_end\nrun,7,0,10\n'}),
+    ],
+)
+def test_lists_that_no_parser_is_made_for_get_a_short_sentence(tmp_path, name, changed):
+    sound = {
+        "ssv2": {
+            "labels.json": '{"Holding something": "0"}',
+            "train.json": '[{"id": "7", "template": "Holding [something]"}]',
+        },
+        "diving48": {
+            "Diving48_vocab.json": '[["Back", "15som"]]',
+            "Diving48_V2_train.json": '[{"vid_name": "7", "label": 0}]',
+        },
+        "kinetics400": {
+            "label_map_k400.txt": "run\n",
+            "train.csv": "label,youtube_id,time_start,time_end\nrun,7,0,10\n",
+        },
+    }[name]
+    touch(tmp_path, "videos/train/run/7.mp4" if name == "kinetics400" else "videos/7.webm")
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    for lines in (sound, changed):
+        for file, text in lines.items():
+            (lists / file).write_text(text, encoding="utf-8")
+        load = lambda: datasets.load(name, "train", root=tmp_path / "videos", annotations=lists)
+        if lines is sound:
+            assert len(load()) == 1
+            continue
+        with pytest.raises(DatasetError) as error:
+            load()
+        said = str(error.value)
+        assert len(said) < 600 and settings.printable(said) == said and "\n" not in said
+
+
 # ---------------------------------------------------------------- folders
 
 
