@@ -125,11 +125,11 @@ def attempt_write(what: str, rng, folder: Path, place: Place, largest: dict) -> 
         fed()
     if not SAYS.search(said) or str(it) not in said:
         return False, f"{what}: an error that does not say so: {said}"[:200]
-    now = tree(it)
+    now, whole = tree(it), tree(place.made / "written" / what)
     now.pop("maps/videos.jsonl", None)  # grows by lines; a cut one is skipped
-    if changed := sorted(name for name in before.keys() | now if now.get(name) != before.get(name)):
+    if changed := sorted(name for name in before.keys() | now if now.get(name) != whole.get(name)):
         return False, f"{what}: half-written or lost: {', '.join(changed)}"[:200]
-    if write in CACHES:
+    if write in CACHES:  # what fitted stays, the rest is made now
         write(it, place.puppets)
     return True, "said"
 

@@ -570,7 +570,11 @@ def test_minikinetics_without_kinetics_says_so(tmp_path):
 @pytest.mark.parametrize(
     "labels,train,what",
     [
-        ({"T": "0"}, [{"id": "1", "template": "[U]"}], r"template '\[U\]' of video 1 is not in labels.json"),
+        (
+            {"T": "0"},
+            [{"id": "1", "template": "[U]"}],
+            r"template '\[U\]' of video '1' is not in labels.json",
+        ),
         ({"T": "0"}, [{"id": "1"}], "has no id or template"),
         ({"T": "0"}, {"id": "1", "template": "T"}, "expected a list"),
         ({"T": "0"}, ["x"], "expected a list"),
@@ -610,7 +614,7 @@ def test_something_finds_either_extension_and_a_folder_below(tmp_path):
 @pytest.mark.parametrize(
     "entry,what",
     [
-        ({"vid_name": "a", "label": 2}, "label 2 of a is not among the 2 dives"),
+        ({"vid_name": "a", "label": 2}, "label 2 of 'a' is not among the 2 dives"),
         ({"label": 0}, "has no vid_name"),
         ({"vid_name": "a"}, "no label"),
         ({"vid_name": "../a", "label": 0}, "outside"),
