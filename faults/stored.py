@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mvnb import clips, datasets, maps, models, own, puppets, runs, train
+from mvnb import clips, contents, datasets, maps, models, own, puppets, runs, train
 from mvnb.models import WeightsError
 
 from . import _chains
@@ -84,7 +84,7 @@ def read_run(folder: Path):
 def make_note(folder: Path, videos: Path):
     _chains.settle(folder, videos)
     recipe = _chains.chain("drawn puppets").parent
-    runs._begin(recipe, runs.manifests(recipe))
+    runs._begin(recipe, runs.manifests(recipe), {})
 
 
 def read_note(folder: Path):
@@ -132,8 +132,9 @@ def read_clips(folder: Path, videos: Path):
 
 
 def read_maps(folder: Path, videos: Path):
+    os.environ["MVNB_PATHS_CACHE"] = str(folder)
+    contents._held.clear()  # what the database holds is read again
     index = videos_of(videos, 1)
-    maps._tables.clear()
     found = [maps.of_video(index.path(k), maps.Maps("vectors"), folder) for k in range(2)]
     return [[one.st, one.frame, one.video] for one in found]
 
@@ -190,7 +191,7 @@ KINDS = [
     Kind("encoders' metadata", make_encoder, read_encoder, refused=(WeightsError,)),
     Kind("feature files", make_features, read_features, ("features.npz",), (own.OwnError,)),
     made_by_reading("decoded clips", read_clips, ("clips/*/*",)),
-    made_by_reading("motion maps", read_maps, ("maps/*.jsonl", "maps/*/*/*.map")),
+    made_by_reading("motion maps", read_maps, ("contents.sqlite", "maps/*/*/*.map")),
     made_by_reading("drawn puppets", read_drawn, ("drawn/*/*",)),
     made_by_reading("puppet files", read_puppets, ("*/*/*/*.mp4", "*/*/*/*.npz", "*/manifest.json")),
 ]

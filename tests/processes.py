@@ -1,4 +1,4 @@
-"Two processes of one script, for tests of what they share."
+"Processes for tests: two of one script, and one that has ended."
 
 import os
 import subprocess
@@ -23,3 +23,10 @@ def two_processes(script: str, folder: Path) -> list:
                 p.kill()
     assert [p.returncode for p in processes] == [0, 0], "\n".join(outs)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+
+
+def ended() -> int:
+    "The number of a process that has ended."
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from mvnb import boxes, clips, datasets, masks, methods, models, puppets
+from mvnb import boxes, clips, datasets, masks, methods, models, puppets, settings
 from mvnb.papers.mac.method import MAC
 
 TINY = dict(backbone="r2plus1d_tiny", queue=24, seed=5, widths=(8, 8, 16))
@@ -497,7 +497,7 @@ def test_a_finished_file_is_completed_and_one_made_otherwise_refused(puppet_inde
 
 
 def test_two_do_not_write_one_file(puppet_index, tmp_path):
-    with boxes.FileLock(tmp_path / ".b.csv.lock"):
+    with settings.locked(tmp_path / ".b.csv.lock"):
         with pytest.raises(boxes.BoxesError, match="another process"):
             boxes.detect(puppet_index, tmp_path / "b.csv", Bright(), device="cpu", progress=False)
     assert (

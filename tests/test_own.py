@@ -16,9 +16,10 @@ from filelock import FileLock
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from mvnb import cli, datasets, methods, models, own, protocols, recipes, runs, tokens, video
+from mvnb import cli, datasets, methods, models, own, protocols, recipes, runs, settings, tokens, video
 from mvnb.clips import ClipDataset
 from mvnb.models import WeightsError
+from processes import ended
 
 FAST = dict(device="cpu", workers=0, progress=False)
 ODD = ["it's [1] + (2)! é.mp4", "日本語 – ß.MP4", "_$x_{1}$ & %s {0}.mp4", "-rf --out;.mp4"]
@@ -644,17 +645,16 @@ def test_features_are_those_of_the_protocols(folder, trained, tmp_path):
 
 def test_killed_features_go_on(folder, trained, tmp_path, monkeypatch):
     pieces = tmp_path / ".cut.npz.pieces"
-    garbage(
-        tmp_path / ".cut.npz.1.tmp"
-    )  # as a kill leaves it just before the file that joins all pieces has its name
+    half = settings._part_of(tmp_path / "cut.npz")  # as a kill leaves it just before it has its name
+    half = half.with_name(half.name.replace(f".{os.getpid()}.", f".{ended()}."))
+    garbage(half)
     killed(folder, trained.file, tmp_path / "cut.npz", "0", 4)
     assert len(list(pieces.glob("0*.npz"))) == 3 and not (tmp_path / "cut.npz").exists()
     calls, real = [], own._forward
     monkeypatch.setattr(own, "_forward", lambda *a: calls.append(1) or real(*a))
     cut = own.features(folder, trained.file, tmp_path / "cut.npz", batch_size=1, map="none", **FAST)
-    assert len(calls) == 5 and [p.name for p in tmp_path.iterdir() if p.name.startswith((".cut", "cut"))] == [
-        "cut.npz"
-    ]
+    assert len(calls) == 5 and not half.exists()
+    assert [p.name for p in tmp_path.iterdir() if "cut" in p.name] == ["cut.npz"]
     assert np.array_equal(
         cut.values,
         own.features(folder, trained.file, tmp_path / "whole.npz", batch_size=1, map="none", **FAST).values,
