@@ -227,6 +227,14 @@ _PATIENCE = 10  # seconds that a file may take to be opened, or to give its next
 _MOST_PIXELS = 1 << 26  # in a frame: twice the pixels of 8K
 
 
+_PATCHED = ("mpeg1video", "mpeg2video")  # decoders that fill gaps with whatever was decoded before
+
+
+def _strictness(codec: str) -> dict:
+    "Damaged pictures are an error where what stands in their gaps depends on how the file is read."
+    return {"err_detect": "explode"} if codec in _PATCHED else {}
+
+
 @contextlib.contextmanager
 def _opened(path: str, motion: bool = False) -> Iterator:
     "(container, stream) of a file; `motion` makes the decoder hand out motion vectors. Raises VideoError."
@@ -242,7 +250,9 @@ def _opened(path: str, motion: bool = False) -> Iterator:
             raise VideoError(path, f"its frames have {context.width}x{context.height} pixels; {most}")
         stream.thread_type = "NONE"
         context.thread_count = 1
-        context.options = {"max_pixels": str(_MOST_PIXELS)} | ({"flags2": "+export_mvs"} if motion else {})
+        context.options = {"max_pixels": str(_MOST_PIXELS)} | _strictness(context.name)
+        if motion:
+            context.options |= {"flags2": "+export_mvs"}
         yield container, stream
 
 
@@ -277,7 +287,10 @@ def _main(streams: Sequence, packets: dict[int, int]):
 # %% ../nbs/clips/01_video.ipynb #dbb35ae2
 def _told(stream, packets: int) -> str:  # such as "stream 0 (mjpeg, 80x48, 1 frame)"
     frames = f"{packets} frame{'s' * (packets != 1)}"
-    return f"stream {stream.index} ({stream.name or 'unknown'}, {stream.width}x{stream.height}, {frames})"
+    context = stream.codec_context
+    if context is None:
+        return f"stream {stream.index} (unknown, {frames})"
+    return f"stream {stream.index} ({context.name}, {context.width}x{context.height}, {frames})"
 
 
 def _other_streams(path: str) -> str:
@@ -323,7 +336,8 @@ class _Vops:
     def __init__(self, header: bytes):  # of the stream; the first packet may hold it instead
         self.rate = _time_rate(header)
         self.seconds = (0, 0)  # of the last reference but one, and of the last one
-        self.times = []  # of the coded pictures in seconds, in the order of the file
+        self.references = (None, None)  # times of the last but one, and of the last one
+        self.times = []  # of the coded pictures in seconds, in the order of the file; None where out of order
 
     def __call__(self, packet: bytes) -> str:
         if self.rate is None:
@@ -339,10 +353,16 @@ class _Vops:
         kind = "IPBS"[picture[0] >> 6]
         passed, ticks, coded = _time_and_coded(picture, self.rate)
         second = self.seconds[kind != "B"] + passed
-        if kind != "B":
+        at = Fraction(second * self.rate + ticks, self.rate)
+        before, last = self.references
+        if kind == "B":
+            ordered = before is not None and before < at < last
+        else:
+            ordered = last is None or last <= at
             self.seconds = (self.seconds[1], second)
+            self.references = (last, at)
         if coded:
-            self.times.append(Fraction(second * self.rate + ticks, self.rate))
+            self.times.append(at if ordered else None)
         return kind if coded else "-"
 
 # %% ../nbs/clips/01_video.ipynb #d3c018f2
@@ -445,7 +465,8 @@ def _contents(path: str, every: bool = False) -> _Contents:
                 if p.size == 0:
                     continue
                 detail = look(bytes(p)) if look and (every or p.is_keyframe) else None
-                found.packets.append(_Packet(p.pts, p.is_keyframe, p.is_discard, p.is_corrupt, detail))
+                corrupt = p.is_corrupt or not any(memoryview(p)[:8])  # no codec begins so; AV1 passes it over
+                found.packets.append(_Packet(p.pts, p.is_keyframe, p.is_discard, corrupt, detail))
         except av.error.ExitError as e:
             raise VideoError(path, f"it breaks off: {_said(e)}") from None
         except av.FFmpegError:
@@ -545,7 +566,7 @@ def _doubtful_times(times: list, repeated: bool) -> str:
     "Why pictures at these times, in the order of the file, may not all come out; empty where they do."
     known = sorted({time for time in times if time is not None})
     if not known or None in times or not (repeated or len(known) == len(times)):
-        return "its time stamps are missing or repeated"
+        return "its time stamps are missing, repeated or out of order"
     if times[0] > known[0]:
         return "it begins with frames that refer to others before it"
     steps = np.diff(np.array([float(time - known[0]) for time in known]))
@@ -598,6 +619,10 @@ class _PastEnd(VideoError):
     "The video ends before the frame that was asked for."
 
 
+class _DamagedFrame(VideoError):
+    "A frame is damaged: nothing that refers to it can be trusted."
+
+
 def _frames(container, stream) -> Iterator:
     "Frames in display order; none is kept after it has been given away."
     for packet in container.demux(stream):
@@ -640,13 +665,17 @@ class _Cursor:
         container,
         stream,
         kinds: dict | None = None,  # frame -> type, filled as frames pass
+        measuring: bool = False,  # how far references lie is seen from frames that pass, not from the scan
     ):
         self.path = path
         self.container = container
         self.stream = stream
         self.kinds = {} if kinds is None else kinds
+        self.measuring = measuring
         self.frames = _frames(container, stream)
         self.at = -1  # number of the last frame that passed
+        self.damaged = None  # number of a damaged frame to which the next ones may refer
+        self.waiting = False  # a B-frame was given out, and its future reference has not passed yet
         self.pose = None  # what makes frames upright, from the first one
 
     def next(self):
@@ -659,7 +688,22 @@ class _Cursor:
             self.at += 1
             self.kinds[self.at] = frame.pict_type
             self.pose = self.pose or _pose_in(self.path, frame)
+            self.look_at(frame)
         return frame
+
+    def look_at(self, frame):
+        "Notes damage. Raises VideoError where a B-frame that was given out refers to it."
+        if frame.key_frame:
+            self.damaged = None
+        if frame.is_corrupt:
+            self.damaged = self.at
+        if self.waiting:
+            self.refuse_damage()
+            self.waiting = frame.pict_type == _B
+
+    def refuse_damage(self):
+        if self.damaged is not None:
+            raise _DamagedFrame(self.path, f"frame {self.damaged} is damaged")
 
     def forward(self, index: int):
         "Frame `index`, which lies ahead. Raises VideoError where the video ends before or it is damaged."
@@ -668,9 +712,18 @@ class _Cursor:
             if frame is None:
                 reason = f"frame {index} is past the end: {self.at + 1} frames decode"
                 raise _PastEnd(self.path, reason)
-        if frame.is_corrupt:
-            raise VideoError(self.path, f"frame {index} is damaged")
+        self.refuse_damage()
+        self.waiting = frame.pict_type == _B
         return frame
+
+    def see_future(self):
+        "Decode on to the future reference of a B-frame. Raises VideoError where it is damaged."
+        try:
+            while self.waiting and self.next() is not None:
+                pass
+        except VideoError as e:
+            if self.measuring or isinstance(e, _DamagedFrame):
+                raise  # else it was decoded before the B-frame, and what fails comes behind it
 
 # %% ../nbs/clips/01_video.ipynb #3e5aeb14
 def _pose_in(path: str, frame) -> _Pose:
@@ -687,7 +740,8 @@ def seek(
     start: int,  # frame to go to
     stamp: int,  # its time stamp
 ) -> bool:
-    "Go to a frame at which decoding may start; False where the file leads elsewhere."
+    "Go to a frame at which decoding may start; False where the file leads elsewhere. Raises VideoError."
+    self.see_future()
     try:
         self.container.seek(stamp, stream=self.stream)
         frames = _frames(self.container, self.stream)
@@ -696,6 +750,7 @@ def seek(
         return False
     self.frames = itertools.chain([first], frames)
     self.at = start - 1
+    self.damaged = None
     return first.pts == stamp
 
 
@@ -716,7 +771,7 @@ def _decode(
     "The wanted frames of a file. Raises VideoError where one is missing or damaged."
     rest = iter(wanted)
     with _opened(path, motion) as (container, stream):
-        cursor = _Cursor(path, container, stream, kinds)
+        cursor = _Cursor(path, container, stream, kinds, measuring=motion and scan.codec != "h264")
         first = True
         for index in rest:
             if not cursor.approach(index, scan):
@@ -726,18 +781,10 @@ def _decode(
                 gc.collect(0)  # a frame and what it carries refer to each other: let them go now
             first = False
         else:
-            if motion:
-                _pass_b_frames(cursor, scan.codec)
+            cursor.see_future()
             return
     counting = dataclasses.replace(scan, starts=(0,))
     yield from _decode(path, itertools.chain([index], rest), counting, motion, kinds)
-
-
-def _pass_b_frames(cursor: _Cursor, codec: str):
-    "Decode on from a B-frame to its future reference, whose distance is needed (H.264: known from the scan)."
-    while codec != "h264" and cursor.kinds.get(cursor.at) == _B:
-        if cursor.next() is None:
-            break
 
 # %% ../nbs/clips/01_video.ipynb #b71acd6f
 def _counted(path: str, scan: _Scan) -> tuple[int, bool, bool]:
@@ -762,7 +809,7 @@ def _scan(path: str, stamp: tuple) -> _Scan:
         return scan
     counting = functools.partial(_counted, path, scan)
     try:
-        frames, whole, right = contents.remembered(path, "frames that decode, 1", counting)
+        frames, whole, right = contents.remembered(path, "frames that decode, 2", counting)
     except OSError as e:
         raise VideoError(path, f"cannot be read ({e})") from None
     if right:

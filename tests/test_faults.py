@@ -35,12 +35,35 @@ def test_every_campaign_ends_as_it_should():
         assert any(what in line and line.endswith("| 0 |") for line in done.stdout.splitlines()), what
 
 
-def test_mutated_videos_are_refused_or_sound(tmp_path):
-    videos.make(tmp_path)
+@pytest.fixture(scope="module")
+def encoded(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("encoded")
+    videos.make(folder)
+    return folder
+
+
+ONCE_WRONG = [
+    (0, 93, "mpeg4_b.avi", "a doubled span"),  # times that go back: two B-frames do not come out
+    (3, 273, "mpeg2_b.mpg", "a dropped span"),  # gaps were filled with what was decoded before
+    (4, 616, "av1.mp4", "a zeroed span"),  # packets of zeros give no frames, and no error
+    (4, 282, "flv.flv", "a doubled span"),  # a second stream without a codec
+    (5, 497, "h264_b.mkv", "swapped fields"),  # a B-frame before a damaged reference
+]
+
+
+@pytest.mark.parametrize("seed, number, name, mutation", ONCE_WRONG)
+def test_what_was_wrong_once(encoded, tmp_path, seed, number, name, mutation):
+    if not (encoded / name).is_file():
+        pytest.skip(f"no encoder for {name} here")
+    right, how = videos.attempt((number, name, mutation), tmp_path, seed, encoded)
+    assert right, how
+
+
+def test_mutated_videos_are_refused_or_sound(encoded, tmp_path):
     ends = Counter()
     for number, mutation in enumerate(videos.MUTATIONS):
         for name in ("h264.mp4", "h264_b.mkv", "vp9.webm"):
-            right, how = videos.attempt((number, name, mutation), folder(tmp_path / "tried"), 0, tmp_path)
+            right, how = videos.attempt((number, name, mutation), folder(tmp_path / "tried"), 0, encoded)
             assert right, how
             ends[how] += 1
     assert ends["sound"] and ends["VideoError"] and ends["VideoError on the way"]
