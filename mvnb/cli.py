@@ -318,6 +318,10 @@ def _clean(notebook):
 def _papermill(source: Path, out: Path, parameters: dict):
     import papermill
 
+    try:
+        Path.home()
+    except RuntimeError:
+        raise Refused("this user has no home folder, which Jupyter needs: set HOME to one") from None
     paths = [re.sub("([{}])", r"\1\1", str(path)) for path in (source, out)]
     options = dict(kernel_name="python3", progress_bar=False, cwd=str(source.parent))
     with _this_kernel(), _progress_shown():

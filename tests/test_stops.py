@@ -76,3 +76,14 @@ def test_another_thread_may_run_a_command_too():
 
 def test_a_command_that_ends_gives_its_exit_code():
     assert cli._called([sys.executable, "-c", "raise SystemExit(7)"]) == 7
+
+
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch, tmp_path):
+    "As in a container that is started with a user's number alone."
+
+    def unknown():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(cli.Path, "home", unknown)
+    with pytest.raises(cli.Refused, match="no home folder.*set HOME"):
+        cli._papermill(tmp_path / "in.ipynb", tmp_path / "out.ipynb", {})
