@@ -8,7 +8,6 @@ __all__ = ['TVL1', 'PRESETS', 'DIS', 'RAFT', 'FLOWS', 'SIDE', 'SOURCES', 'as_fra
 
 # %% ../nbs/motion/11_flow.ipynb #11f00002
 import functools
-import hashlib
 import shutil
 import threading
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from torch import Tensor
 from torchvision.models.optical_flow import Raft_Small_Weights, raft_small
 
 from . import settings
+from .contents import sha256
 from .video import num_frames, read_clip
 
 # %% ../nbs/motion/11_flow.ipynb #11f00013
@@ -471,7 +471,7 @@ def video_motion(
 # %% ../nbs/motion/11_flow.ipynb #11f00055
 @functools.lru_cache(maxsize=4)
 def _digest(path: str, modified: int) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:8]
+    return sha256(path)[:8]
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ from torchvision.models.video import R2Plus1D_18_Weights, R3D_18_Weights, S3D as
 from torchvision.models.video.resnet import BasicBlock, Conv2Plus1D, Conv3DSimple
 
 from . import settings
+from .contents import sha256
 
 # %% ../nbs/learn/20_models.ipynb #7c59f54f
 class Backbone(nn.Module):
@@ -1122,14 +1123,6 @@ def rebuilt(
     return model, settings, report
 
 # %% ../nbs/learn/20_models.ipynb #8cba93b2
-def _sha256(path: Path) -> str:  # 64 hex digits
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while part := file.read(1 << 20):
-            digest.update(part)
-    return digest.hexdigest()
-
-
 def _note(name: str) -> Path:
     "Where the place of a remembered file is written."
     return settings.runs() / ".encoders" / f"{name.removeprefix('sha256:')}.txt"
@@ -1142,7 +1135,7 @@ def remember(
     path = Path(path).expanduser().resolve()
     if not path.is_file():
         raise WeightsError(f"{path}: no such file of weights")
-    name = f"sha256:{_sha256(path)}"
+    name = f"sha256:{sha256(path)}"
     note = _note(name)
     settings.save_whole(note, os.fsencode(path))
     return name
@@ -1155,7 +1148,7 @@ def remembered(
     if not _note(name).is_file():
         raise WeightsError(f"{name}: no such encoder is noted in {_note(name).parent}: name its file again")
     path = Path(os.fsdecode(_note(name).read_bytes()))
-    if not path.is_file() or f"sha256:{_sha256(path)}" != name:
+    if not path.is_file() or f"sha256:{sha256(path)}" != name:
         raise WeightsError(f"{path}: gone, or no longer the encoder {name[:19]}…: name its file again")
     return path
 
@@ -1195,7 +1188,7 @@ class ImageWeights:
     @property
     def hash(self) -> str:  # 16 hexadecimal digits
         "Tells one file from another by its content. Raises as `image_weights`."
-        return _sha256(image_weights())[:16]
+        return sha256(image_weights())[:16]
 
 # %% ../nbs/learn/20_models.ipynb #b5670164
 def _in_time(tensor: Tensor, wanted: Tensor) -> Tensor:

@@ -33,6 +33,7 @@ from tqdm.auto import tqdm
 from . import datasets, methods, models, protocols, recipes, runs, settings, show, tables
 from .augment import MEAN, STD, Photometric, luma, normalize, to_float
 from .clips import ClipDataset, TooManyBadFiles, batches
+from .contents import sha256
 from .datasets import DatasetError, Index
 from .train import NonFiniteLoss, ResumeError, fit, to_device
 from .video import VideoError, without_vectors
@@ -382,7 +383,7 @@ def plan(
     for needed in methods.inputs(method, recipe.params).values():
         needed.check(index)
     start = None if weights is None else weights_file(weights)
-    digest = None if start is None else runs._sha256(start)
+    digest = None if start is None else sha256(start)
     made = Plan(wish, index, recipe, start, digest, Path())
     return replace(made, out=_absolute(out) if out else _default_out(wish, index, made.identity))
 
@@ -1143,7 +1144,7 @@ def _about(index: Index, encoder, views: int) -> dict:
     clips = encoder.clips
     return dict(
         backbone=encoder.name,
-        weights=runs._sha256(encoder.file),
+        weights=sha256(encoder.file),
         folder=_shown(index.root.name),
         videos=index.hash,
         views=views,

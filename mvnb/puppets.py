@@ -31,6 +31,7 @@ from fastcore.basics import patch
 from tqdm.auto import tqdm
 
 from . import settings
+from .contents import sha256
 from .video import read_clip, write_video
 
 # %% ../nbs/clips/02_puppets.ipynb #28ed51e7
@@ -964,10 +965,6 @@ def ground_truth(
 _H264 = {"crf": 20, "preset": "veryfast", "x264-params": "mbtree=0:rc-lookahead=0:b-adapt=0:weightp=0"}
 
 
-def _sha256(path):
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
 def _make_one(job):
     "Draw and encode the video of (folder, set, entry); returns the entry with checksums."
     folder, name, variety, entry = job
@@ -980,7 +977,7 @@ def _make_one(job):
     truth = video.with_suffix(".npz")
     with settings.whole(truth) as part:
         _save_truth(part, masks)
-    return dict(entry, sha256=_sha256(video), truth_sha256=_sha256(truth))
+    return dict(entry, sha256=sha256(video), truth_sha256=sha256(truth))
 
 # %% ../nbs/clips/02_puppets.ipynb #87eb1c24
 def _run(folder, name, variety, entries, workers, progress):
@@ -1018,8 +1015,8 @@ def _is_valid(manifest, params):
 # %% ../nbs/clips/02_puppets.ipynb #c9d2a95b
 def _intact(video, entry):
     try:
-        truth_sha256 = _sha256(video.with_suffix(".npz"))
-        return _sha256(video) == entry["sha256"] and truth_sha256 == entry["truth_sha256"]
+        truth_sha256 = sha256(video.with_suffix(".npz"))
+        return sha256(video) == entry["sha256"] and truth_sha256 == entry["truth_sha256"]
     except OSError:
         return False
 
@@ -1235,14 +1232,14 @@ def _save_whole(folder, array, what):
     "An array and what it is, in a folder that appears when both are whole."
     with settings.folder_written(folder) as fresh:
         np.save(fresh / "array.npy", array)
-        about = dict(what, sha256=_sha256(fresh / "array.npy"))
+        about = dict(what, sha256=sha256(fresh / "array.npy"))
         (fresh / "array.json").write_text(json.dumps(about, indent=1))
 
 
 @functools.cache
-def _sound(path, size, modified, sha256):
+def _sound(path, size, modified, digest):
     "Whether a file has its checksum; asked once for each state of the file."
-    return _sha256(path) == sha256
+    return sha256(path) == digest
 
 
 def _opened(folder):

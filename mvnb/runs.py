@@ -41,6 +41,7 @@ from tqdm.std import tqdm as text_bar
 from . import methods, models, protocols, settings
 from .augment import Photometric
 from .clips import ClipDataset, steps_per_epoch
+from .contents import sha256
 from .recipes import DEVIATION, FAIR, Recipe, canonical, chain, fair_training, from_json
 from .train import fit, make_fabric, total_steps
 
@@ -80,14 +81,6 @@ def _spoken(metric: tuple) -> str:  # (name, value); empty where there is no acc
     return f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
 
 # %% ../nbs/results/31_runs.ipynb #c0bbb9a2
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def _checksum(record: dict) -> str:  # of everything in result.json but itself
     content = {key: value for key, value in record.items() if key != "checksum"}
     return hashlib.sha256(canonical(content).encode()).hexdigest()
@@ -122,7 +115,7 @@ def check_file(path: Path):
         about = _parsed(path.parent)["files"].get(path.name)
     except Damaged as e:
         raise models.WeightsError(f"{path}: {e}, so nothing vouches for this file: run it again") from None
-    if about and (path.stat().st_size != about["bytes"] or _sha256(path) != about["sha256"]):
+    if about and (path.stat().st_size != about["bytes"] or sha256(path) != about["sha256"]):
         raise models.WeightsError(f"{path}: does not match its checksum in {RESULT}: run it again")
 
 
@@ -135,7 +128,7 @@ def _read(folder: Path, recipe: Recipe) -> Result:
         path = folder / name
         if not path.is_file():
             raise Damaged(f"{name} is missing")
-        if path.stat().st_size != about["bytes"] or _sha256(path) != about["sha256"]:
+        if path.stat().st_size != about["bytes"] or sha256(path) != about["sha256"]:
             raise Damaged(f"{name} does not match its checksum")
     return Result(recipe, folder, record["metrics"], record["meta"])
 
@@ -681,7 +674,7 @@ def _record(recipe: Recipe, work: Path, metrics: dict, meta: dict) -> dict:
     for path in _files(work):
         if not _left_out(path):
             name = path.relative_to(work).as_posix()
-            record["files"][name] = dict(bytes=path.stat().st_size, sha256=_sha256(path))
+            record["files"][name] = dict(bytes=path.stat().st_size, sha256=sha256(path))
     record = json.loads(json.dumps(record, default=lambda number: number.item(), allow_nan=False))
     return record | {"checksum": _checksum(record)}
 

@@ -255,7 +255,7 @@ def _opened(path: str, motion: bool = False) -> Iterator:
             context.options |= {"flags2": "+export_mvs"}
         yield container, stream
 
-
+# %% ../nbs/clips/01_video.ipynb #6cbb47c7
 def _stream(path: str, container):
     "The video stream that is read. Raises VideoError."
     streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
@@ -465,7 +465,9 @@ def _contents(path: str, every: bool = False) -> _Contents:
                 if p.size == 0:
                     continue
                 detail = look(bytes(p)) if look and (every or p.is_keyframe) else None
-                corrupt = p.is_corrupt or not any(memoryview(p)[:8])  # no codec begins so; AV1 passes it over
+                corrupt = (
+                    p.is_corrupt or codec == "av1" and not any(memoryview(p)[:8])
+                )  # it passes over these
                 found.packets.append(_Packet(p.pts, p.is_keyframe, p.is_discard, corrupt, detail))
         except av.error.ExitError as e:
             raise VideoError(path, f"it breaks off: {_said(e)}") from None
@@ -691,39 +693,47 @@ class _Cursor:
             self.look_at(frame)
         return frame
 
-    def look_at(self, frame):
-        "Notes damage. Raises VideoError where a B-frame that was given out refers to it."
-        if frame.key_frame:
-            self.damaged = None
-        if frame.is_corrupt:
-            self.damaged = self.at
-        if self.waiting:
-            self.refuse_damage()
-            self.waiting = frame.pict_type == _B
-
-    def refuse_damage(self):
-        if self.damaged is not None:
-            raise _DamagedFrame(self.path, f"frame {self.damaged} is damaged")
-
-    def forward(self, index: int):
-        "Frame `index`, which lies ahead. Raises VideoError where the video ends before or it is damaged."
-        while self.at < index:
-            frame = self.next()
-            if frame is None:
-                reason = f"frame {index} is past the end: {self.at + 1} frames decode"
-                raise _PastEnd(self.path, reason)
+# %% ../nbs/clips/01_video.ipynb #f5ca0db0
+@patch
+def look_at(self: _Cursor, frame):
+    "Notes damage. Raises VideoError where a B-frame that was given out refers to it."
+    if frame.key_frame:
+        self.damaged = None
+    if frame.is_corrupt:
+        self.damaged = self.at
+    if self.waiting:
         self.refuse_damage()
         self.waiting = frame.pict_type == _B
-        return frame
 
-    def see_future(self):
-        "Decode on to the future reference of a B-frame. Raises VideoError where it is damaged."
-        try:
-            while self.waiting and self.next() is not None:
-                pass
-        except VideoError as e:
-            if self.measuring or isinstance(e, _DamagedFrame):
-                raise  # else it was decoded before the B-frame, and what fails comes behind it
+
+@patch
+def refuse_damage(self: _Cursor):
+    if self.damaged is not None:
+        raise _DamagedFrame(self.path, f"frame {self.damaged} is damaged")
+
+
+@patch
+def forward(self: _Cursor, index: int):
+    "Frame `index`, which lies ahead. Raises VideoError where the video ends before or it is damaged."
+    while self.at < index:
+        frame = self.next()
+        if frame is None:
+            reason = f"frame {index} is past the end: {self.at + 1} frames decode"
+            raise _PastEnd(self.path, reason)
+    self.refuse_damage()
+    self.waiting = frame.pict_type == _B
+    return frame
+
+
+@patch
+def see_future(self: _Cursor):
+    "Decode on to the future reference of a B-frame. Raises VideoError where it is damaged."
+    try:
+        while self.waiting and self.next() is not None:
+            pass
+    except VideoError as e:
+        if self.measuring or isinstance(e, _DamagedFrame):
+            raise  # else it was decoded before the B-frame, and what fails comes behind it
 
 # %% ../nbs/clips/01_video.ipynb #3e5aeb14
 def _pose_in(path: str, frame) -> _Pose:

@@ -31,13 +31,13 @@ def cache(tmp_path, monkeypatch):
 @pytest.fixture
 def reads(monkeypatch):
     "The files that were read, in order."
-    seen, whole = [], contents._sha256
+    seen, whole = [], contents.sha256
 
     def counted(path):
         seen.append(Path(path).name)
         return whole(path)
 
-    monkeypatch.setattr(contents, "_sha256", counted)
+    monkeypatch.setattr(contents, "sha256", counted)
     return seen
 
 
@@ -143,7 +143,7 @@ def test_two_seconds_are_waited_for(tmp_path, monkeypatch):
 
 def test_a_file_that_changes_while_it_is_read_is_not_remembered(cache, tmp_path, monkeypatch):
     some = files(tmp_path / "v", 2)
-    whole = contents._sha256
+    whole = contents.sha256
 
     def changing(path):
         found = whole(path)
@@ -151,7 +151,7 @@ def test_a_file_that_changes_while_it_is_read_is_not_remembered(cache, tmp_path,
         return found
 
     with monkeypatch.context() as patch:
-        patch.setattr(contents, "_sha256", changing)
+        patch.setattr(contents, "sha256", changing)
         contents.digest(some[0])
         contents.digests(some[1:])
     assert contents.known(some) == [None, None]

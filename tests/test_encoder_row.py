@@ -55,7 +55,7 @@ def test_a_published_file_is_a_row_and_is_computed_once(here, published, monkeyp
     assert all(value == "" for value in measured["published"])
     assert {float(v) >= 0 for v in measured["ours, smoke profile"] if v != "not run"} == {True}
     text = str(out)
-    digest = models._sha256(published)
+    digest = models.sha256(published)
     assert f"encoder: theirs.pth.tar is not the paper's; SHA-256 {digest}" in text
     assert "backbone r2plus1d_tiny; its metadata say nothing" in text and "No claim is judged" in text
     recipe = out.plan.cells[row.key, out.definition.columns[0].key, 0]

@@ -633,7 +633,7 @@ def test_features_are_those_of_the_protocols(folder, trained, tmp_path):
         about = json.loads(str(z["about"]))
     assert (
         about["backbone"] == "r3d_tiny"
-        and about["weights"] == own.runs._sha256(trained.file)
+        and about["weights"] == own.sha256(trained.file)
         and (about["views"], about["size"]) == (3, 32)
     )
     assert found.map == tmp_path / "f_map.png" and found.map.read_bytes()[:4] == b"\x89PNG"

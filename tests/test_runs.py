@@ -458,8 +458,8 @@ def test_status_reads_a_few_files_and_a_start_all(listed, monkeypatch):
     recipe = on_files(pre())
     ensure(recipe)
     change_a_byte(listed / "a/train4.avi")
-    read, whole = [], contents._sha256
-    monkeypatch.setattr(contents, "_sha256", lambda path: read.append(path) or whole(path))
+    read, whole = [], contents.sha256
+    monkeypatch.setattr(contents, "sha256", lambda path: read.append(path) or whole(path))
     with monkeypatch.context() as patch:
         patch.setattr(contents, "QUICK", 1000)
         assert runs.status(recipe).state == "stored" and not read

@@ -156,7 +156,7 @@ def test_an_encoder_that_its_store_calls_damaged_is_refused(tmp_path):
     network = models.build("r3d_tiny")
     file = save_weights(network, tmp_path / "weights.safetensors")
     save_file(load_file(file), file, {"meta": "{}"})
-    about = dict(bytes=file.stat().st_size, sha256=runs._sha256(file))
+    about = dict(bytes=file.stat().st_size, sha256=runs.sha256(file))
     record = {"recipe": {}, "files": {file.name: about}}
     (tmp_path / "result.json").write_text(json.dumps(record | {"checksum": runs._checksum(record)}))
     assert own.load_encoder(tmp_path, "r3d_tiny").name == "r3d_tiny"
