@@ -2192,6 +2192,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'mvnb.settings.nearest': ('clips/settings.html#nearest', 'mvnb/settings.py'),
                                'mvnb.settings.outputs': ('clips/settings.html#outputs', 'mvnb/settings.py'),
                                'mvnb.settings.pages': ('clips/settings.html#pages', 'mvnb/settings.py'),
+                               'mvnb.settings.peak_memory': ('clips/settings.html#peak_memory', 'mvnb/settings.py'),
                                'mvnb.settings.printable': ('clips/settings.html#printable', 'mvnb/settings.py'),
                                'mvnb.settings.publish': ('clips/settings.html#publish', 'mvnb/settings.py'),
                                'mvnb.settings.root': ('clips/settings.html#root', 'mvnb/settings.py'),

@@ -9,7 +9,6 @@ __all__ = ['registry', 'chosen', 'Page', 'Graph', 'gather', 'runnable', 'device_
 
 # %% ../nbs/use/42_batch.ipynb #3b7e5102
 import contextlib
-import fcntl
 import fnmatch
 import hashlib
 import json
@@ -723,8 +722,10 @@ def _report(self: Watch, name: str, said: dict):
 # %% ../nbs/use/42_batch.ipynb #c8f72d5d
 def _take_lock(handle: int) -> bool:  # False if another process has it
     "Tries to take the lock of a batch."
+    from fcntl import LOCK_EX, LOCK_NB, flock
+
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        flock(handle, LOCK_EX | LOCK_NB)
     except BlockingIOError:
         return False
     return True

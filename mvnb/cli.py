@@ -656,6 +656,8 @@ def _check_snakemake():
 
 def _batch(args) -> int:
     "Runs the tables asked for: here, on SLURM or on Kubernetes."
+    if os.name != "posix":
+        raise Refused("the batch needs Linux or macOS; `mvnb table` runs one table at a time")
     _check_snakemake()
     from mvnb import batch
 

@@ -17,7 +17,6 @@ import heapq
 import json
 import os
 import platform
-import resource
 import shutil
 import signal
 import subprocess
@@ -707,7 +706,7 @@ def _tidy(folder: Path):
 def _peak_memory(device: str, measured: int) -> int:  # bytes; measured: what training reported
     if device.startswith("cuda"):
         return measured
-    return max(measured, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    return max(measured, settings.peak_memory())
 
 
 def _meta(recipe: Recipe, job: Job, story: dict, about: dict, began: float) -> dict:

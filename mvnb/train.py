@@ -13,7 +13,6 @@ import hashlib
 import io
 import math
 import os
-import resource
 import time
 import warnings
 import zipfile
@@ -402,7 +401,7 @@ def _peak(device: torch.device) -> int:  # bytes
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM"):
                 return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return settings.peak_memory()
 
 # %% ../nbs/learn/26_train.ipynb #375c5ffd
 def make_fabric(

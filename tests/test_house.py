@@ -184,3 +184,19 @@ def test_notebooks_are_formatted():
         [sys.executable, "-m", "ruff", "check", "nbs"], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout[-3000:]
+
+
+def test_the_library_opens_where_posix_modules_are_missing():
+    "As on Windows, pretended: no fcntl, no resource, no SIGHUP."
+    code = """
+import os, signal, sys
+for name in ("fcntl", "grp", "pwd", "resource"):
+    sys.modules[name] = None  # importing it is an ImportError
+del signal.SIGHUP, os.sched_getaffinity
+from mvnb import batch, boxes, cli, explore, figures, own, settings
+assert settings.peak_memory() == 0 and settings.cores() >= 1
+with settings.stopped_by_sigterm():
+    pass
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-800:]
