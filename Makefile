@@ -1,13 +1,16 @@
-# make demo · test · lab · docs · tables · bench · faults.  Each target sets up .venv (pinned by constraints.txt) when it has to.
+# `make help` lists the targets. Each sets up .venv (pinned by constraints.txt) when it has to.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 MORE := .venv/.ready-more
 
-.PHONY: demo test lab docs tables bench faults setup clean-venv
+.PHONY: help demo test lab docs tables bench faults setup clean-venv
 .DEFAULT_GOAL := demo
 
-setup: $(READY)
+help:  ## what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## the Python environment alone
 
 $(READY): constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys, venv, ensurepip; sys.version_info >= (3, 10) or sys.exit("mvnb needs Python 3.10 or newer; this is " + sys.version.split()[0] + ". Say which with: make PYTHON=python3.12 ...")' || { echo "Python 3.10 or newer with its venv module is needed (on Debian: apt-get install python3-venv)"; exit 1; }
@@ -31,7 +34,7 @@ tables: $(MORE)  ## all tables: their runs, then their notebooks; PROFILE=smoke|
 	@$(BIN)/mvnb batch --profile '$(or $(PROFILE),demo)' $(if $(ONLY),--only '$(ONLY)') $(if $(CORES),--cores '$(CORES)') $(if $(SEEDS),--seeds '$(SEEDS)') $(if $(DATA),--data '$(DATA)') $(if $(ON),--on '$(ON)') $(if $(PUBLISH),--publish)
 
 lab: $(READY)  ## JupyterLab on the notebooks
-	@$(BIN)/jupyter lab --notebook-dir=nbs --ServerApp.tornado_settings='{"websocket_max_message_size": 1073741824}'  # uploads in the explorer
+	@$(BIN)/jupyter lab --notebook-dir=nbs $(if $(filter 0,$(shell id -u)),--allow-root) --ServerApp.tornado_settings='{"websocket_max_message_size": 1073741824}'  # uploads in the explorer
 
 bench: $(READY)  ## speed, as ratios measured in one run
 	@$(BIN)/python -m bench
@@ -42,5 +45,5 @@ faults: $(READY)  ## damaged files, hostile lists, kills, full disks: a quarter 
 docs: $(MORE)  ## the site, offline, into docs/_build/html
 	@$(BIN)/python docs/build.py
 
-clean-venv:
+clean-venv:  ## remove .venv
 	@rm -rf .venv
