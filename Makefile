@@ -14,7 +14,7 @@ setup: $(READY)  ## the Python environment alone
 
 $(READY): constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys, venv, ensurepip; sys.version_info >= (3, 10) or sys.exit("mvnb needs Python 3.10 or newer; this is " + sys.version.split()[0] + ". Say which with: make PYTHON=python3.12 ...")' || { echo "Python 3.10 or newer with its venv module is needed (on Debian: apt-get install python3-venv)"; exit 1; }
-	@echo "Setting up .venv with the versions of constraints.txt (some 5 GB, mostly PyTorch; a few minutes)"
+	@echo "Setting up .venv with the versions of constraints.txt (6 GB, mostly PyTorch; a few minutes)"
 	@{ $(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear .venv; } && $(BIN)/python -m pip install --disable-pip-version-check --no-input --progress-bar on -c constraints.txt -e '.[dev]' > .venv/install.log 2>&1 || { tail -n 20 .venv/install.log; echo "The installation failed; the whole log is .venv/install.log"; exit 1; }
 	@touch $@
 

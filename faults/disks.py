@@ -16,7 +16,7 @@ import nbformat
 import numpy as np
 import torch
 
-from mvnb import cli, models, own, runs, train, video
+from mvnb import cli, models, own, puppets, runs, train, video
 
 from . import _chains, stored
 from ._cases import Place, Row, apart, each, fork, generator
@@ -56,7 +56,8 @@ def map_cache(folder: Path, videos: Path):
 
 
 def drawn(folder: Path, videos: Path):
-    stored.read_drawn(folder, videos)
+    os.environ["MVNB_PATHS_CACHE"] = str(folder)
+    puppets.kept(puppets.Drawing("puppets-u", "train", 3), None, (0, 9), progress=False)
 
 
 def note(folder: Path, videos: Path):
@@ -126,7 +127,8 @@ def attempt_write(what: str, rng, folder: Path, place: Place, largest: dict) -> 
     if not SAYS.search(said) or str(it) not in said:
         return False, f"{what}: an error that does not say so: {said}"[:200]
     now, whole = tree(it), tree(place.made / "written" / what)
-    now.pop("maps/videos.jsonl", None)  # grows by lines; a cut one is skipped
+    for name in ("contents.sqlite", "contents.sqlite-journal"):
+        now.pop(name, None)  # SQLite mends its own
     if changed := sorted(name for name in before.keys() | now if now.get(name) != whole.get(name)):
         return False, f"{what}: half-written or lost: {', '.join(changed)}"[:200]
     if write in CACHES:  # what fitted stays, the rest is made now

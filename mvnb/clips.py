@@ -1161,7 +1161,7 @@ def _write(index, short, motion, stamp, folder):
             for array, file, known in ((frames, frames_file, shapes), (field, motion_file, fields)):
                 known.append(None if array is None else array.shape)
                 if array is not None:
-                    array.tofile(file)
+                    file.write(np.ascontiguousarray(array).data)  # tofile may be silent on a full disk
     meta = {"format": _FORMAT, "stamp": stamp, "shapes": shapes, "native": native, "failed": failed}
     meta |= {"fields": fields, "sums": {name: _sum_of(folder / name) for name in _FILES}}
     text = json.dumps(meta)

@@ -13,10 +13,12 @@ __all__ = ['JOINTS', 'ACTIONS', 'CLASSES', 'NAMES', 'BIAS', 'SPLITS', 'FILED', '
 
 # %% ../nbs/clips/02_puppets.ipynb #77e36a25
 import colorsys
+import errno
 import functools
 import hashlib
 import io
 import json
+import os
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -1231,8 +1233,11 @@ def motion(
 def _save_whole(folder, array, what):
     "An array and what it is, in a folder that appears when both are whole."
     with settings.folder_written(folder) as fresh:
-        np.save(fresh / "array.npy", array)
-        about = dict(what, sha256=sha256(fresh / "array.npy"))
+        path = fresh / "array.npy"
+        np.save(path, array)
+        if path.stat().st_size < array.nbytes:  # NumPy is silent about it
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        about = dict(what, sha256=sha256(path))
         (fresh / "array.json").write_text(json.dumps(about, indent=1))
 
 

@@ -186,7 +186,7 @@ class _Hashed:
         self.digest.update(data)
         try:
             return self.file.write(data)
-        except OSError as e:
+        except BaseException as e:
             self.fault = e  # torch tells of an error of its own
             raise
 
@@ -208,9 +208,10 @@ def _write_checked(file, state: dict):
     hashed = _Hashed(file)
     try:
         torch.save(state, hashed)
-    except Exception:
-        if hashed.fault:
-            raise hashed.fault from None
+    except Exception as e:
+        fault = hashed.fault or e.__context__  # Ctrl-C, too, ends as an error of torch
+        if isinstance(fault, (OSError, KeyboardInterrupt)):
+            raise fault from None
         raise
     file.seek(len(_MAGIC))
     file.write(hashed.digest.digest())

@@ -282,7 +282,13 @@ def _main(streams: Sequence, packets: dict[int, int]):
     "Of several video streams the one marked default, else the one with most frames and pixels."
     films = [s for s in streams if packets.get(s.index, 0) > 1] or streams  # others are single pictures
     marked = [s for s in films if s.disposition & Disposition.default]
-    return max(marked or films, key=lambda s: packets.get(s.index, 0) * s.width * s.height)
+    return max(marked or films, key=lambda s: packets.get(s.index, 0) * _area(s))
+
+
+def _area(stream) -> int:
+    "Pixels of a frame; 0 where no decoder is known."
+    context = stream.codec_context
+    return context.width * context.height if context else 0
 
 # %% ../nbs/clips/01_video.ipynb #dbb35ae2
 def _told(stream, packets: int) -> str:  # such as "stream 0 (mjpeg, 80x48, 1 frame)"
@@ -302,28 +308,119 @@ def _other_streams(path: str) -> str:
     return f"not read: {told}" if told else ""
 
 # %% ../nbs/clips/01_video.ipynb #273539bb
-def _nal(packet: bytes, length: int) -> tuple[int, int]:
-    "(nal_ref_idc, type) of the first slice in an H.264 packet; `length` as from _unit_length."
+def _units(packet: bytes, length: int) -> Iterator[int]:
+    "Where the units of an H.264 packet begin; `length` as from _unit_length."
     at = 0
     while at + max(length, 4) < len(packet):
         if length:
-            head = packet[at + length]
-            step = length + int.from_bytes(packet[at : at + length], "big")
-        else:
-            at = packet.find(b"\0\0\1", at)
-            if at < 0 or at + 3 >= len(packet):
-                break
-            head = packet[at + 3]
-            step = 3
-        if 1 <= head & 31 <= 5:
-            return head >> 5 & 3, head & 31
-        at += step
-    return 1, 0
+            yield at + length
+            at += length + int.from_bytes(packet[at : at + length], "big")
+            continue
+        at = packet.find(b"\0\0\1", at)
+        if at < 0 or at + 3 >= len(packet):
+            return
+        yield at + 3
+        at += 3
 
 
 def _unit_length(extra: bytes) -> int:
     "Bytes that hold a unit's length, from an H.264 stream's header; 0: start codes separate the units."
     return (extra[4] & 3) + 1 if len(extra) > 4 and extra[0] == 1 else 0
+
+# %% ../nbs/clips/01_video.ipynb #4415daa4
+class _Bits:
+    "Reads the fields of an H.264 header (ISO/IEC 14496-10, 7.2 and 9.1). Raises IndexError at its end."
+
+    def __init__(self, data: bytes):
+        plain = data.replace(b"\0\0\3", b"\0\0")  # a 3 keeps two zeros from looking like a start code
+        self.bits = _as_bits(plain)
+        self.at = 0
+
+    def read(self, count: int) -> int:
+        if self.at + count > len(self.bits):
+            raise IndexError
+        self.at += count
+        return int(self.bits[self.at - count : self.at] or "0", 2)
+
+    def ue(self) -> int:
+        "An unsigned number as Exp-Golomb code."
+        zeros = self.bits.find("1", self.at) - self.at
+        if zeros < 0:
+            raise IndexError
+        self.at += zeros
+        return self.read(zeros + 1) - 1
+
+    def se(self) -> int:
+        "A signed one."
+        code = self.ue()
+        return (code + 1) // 2 if code % 2 else -(code // 2)
+
+# %% ../nbs/clips/01_video.ipynb #cfaae1dd
+_WITH_CHROMA = {44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 244}  # profiles that name it
+
+
+def _pass_scaling(bits: _Bits, lists: int):
+    for k in range(lists):
+        if not bits.read(1):
+            continue
+        last = scale = 8
+        for _ in range(16 if k < 6 else 64):
+            if scale:
+                scale = (last + bits.se()) % 256
+            last = scale or last
+
+
+def _number_size(header: bytes) -> int:  # bits
+    "Size of the number that pictures carry, from a sequence header (ISO/IEC 14496-10, 7.3.2.1.1)."
+    bits = _Bits(header[4:])
+    bits.ue()  # its own number
+    if header[1] in _WITH_CHROMA:
+        chroma = bits.ue()
+        if chroma == 3:
+            bits.read(1)
+        bits.ue()  # depth of luma
+        bits.ue()  # depth of chroma
+        bits.read(1)
+        if bits.read(1):
+            _pass_scaling(bits, 12 if chroma == 3 else 8)
+    return bits.ue() + 4
+
+# %% ../nbs/clips/01_video.ipynb #3bdd71de
+class _Slices:
+    "(nal_ref_idc, type) of the first slice of H.264 packets; notes whether their pictures follow each other."
+
+    def __init__(self, header: bytes):  # of the stream
+        self.length = _unit_length(header)
+        self.size = None  # bits of a picture's number
+        self.last = None  # number of the last reference
+        self.lost = False  # whether pictures are missing between those that were seen
+        with contextlib.suppress(IndexError):
+            starts = [8] if self.length else [at for at in _units(header, 0) if header[at] & 31 == 7]
+            self.size = _number_size(header[starts[0] : starts[0] + 400])
+
+    def __call__(self, packet: bytes) -> tuple[int, int]:
+        for at in _units(packet, self.length):
+            kind = packet[at] & 31
+            if kind == 7:
+                with contextlib.suppress(IndexError):
+                    self.size = _number_size(packet[at : at + 400])
+            if 1 <= kind <= 5:
+                reference = packet[at] >> 5 & 3
+                self.follow(packet[at + 1 : at + 25], reference, kind == 5)
+                return reference, kind
+        return 1, 0
+
+    def follow(self, picture: bytes, reference: int, restart: bool):
+        bits = _Bits(picture)
+        try:
+            bits.ue(), bits.ue(), bits.ue()  # place of the slice, its type, its parameters
+            number = bits.read(self.size or 4)
+        except IndexError:
+            return
+        if not restart and self.last is not None and self.size:
+            self.lost |= (number - self.last) % (1 << self.size) > 1
+        if reference:
+            self.last = number
 
 # %% ../nbs/clips/01_video.ipynb #208c5031
 _VOP = b"\0\0\1\xb6"  # starts a picture of MPEG-4 Part 2
@@ -438,6 +535,7 @@ class _Contents:
     packets: list[_Packet]  # those that hold data, in the order of the file
     times: list  # of the pictures, where the codec notes them (MPEG-4), in the order of the file
     damaged: bool  # the file breaks off, or has several video streams
+    lost: bool = False  # pictures are missing, by the numbers that they carry (H.264)
 
 # %% ../nbs/clips/01_video.ipynb #e6c1f704
 def _inspector(codec: str, extra: bytes) -> Callable | None:
@@ -445,17 +543,16 @@ def _inspector(codec: str, extra: bytes) -> Callable | None:
     if codec == "mpeg4":
         return _Vops(extra)
     if codec == "h264":
-        return functools.partial(_nal, length=_unit_length(extra))
+        return _Slices(extra)
     return None
 
 
-def _contents(path: str, every: bool = False) -> _Contents:
-    "The packets of a file; `every`: look into all packets of H.264, not only into its key frames."
+def _contents(path: str) -> _Contents:
+    "The packets of a file."
     with _opened(path) as (container, stream):
         context = stream.codec_context
         codec = context.codec.canonical_name
         look = _inspector(codec, context.extradata or b"")
-        every = every or codec == "mpeg4"
         pixels = context.format.name if context.format else ""
         several = len(container.streams.video) > 1  # decord might choose another one
         area = context.width * context.height
@@ -464,15 +561,15 @@ def _contents(path: str, every: bool = False) -> _Contents:
             for p in container.demux(stream):
                 if p.size == 0:
                     continue
-                detail = look(bytes(p)) if look and (every or p.is_keyframe) else None
-                corrupt = (
-                    p.is_corrupt or codec == "av1" and not any(memoryview(p)[:8])
-                )  # it passes over these
+                detail = look(bytes(p)) if look else None
+                blank = codec == "av1" and not any(memoryview(p)[:8])  # it passes over these
+                corrupt = p.is_corrupt or blank
                 found.packets.append(_Packet(p.pts, p.is_keyframe, p.is_discard, corrupt, detail))
         except av.error.ExitError as e:
             raise VideoError(path, f"it breaks off: {_said(e)}") from None
         except av.FFmpegError:
             found.damaged = True
+        found.lost = getattr(look, "lost", False)
     return found
 
 # %% ../nbs/clips/01_video.ipynb #acc1c430
@@ -548,6 +645,10 @@ class _Scan:
 # %% ../nbs/clips/01_video.ipynb #18d69cf6
 _STEADY = {"h264", "vp9", "av1", "mpeg4"}  # one packet, one frame (mpeg4: see _come_out)
 _SEEKLESS = {"mpeg", "mpegvideo"}  # containers without an index to seek by
+_LEANING = {"vp8"}  # damaged pictures may lean on what was decoded before the last key frame
+
+
+_LOST = "pictures are missing, by the numbers that they carry"
 
 
 def _doubt(found: _Contents, shown: list[_Packet], whole: bool) -> str:
@@ -561,6 +662,8 @@ def _doubt(found: _Contents, shown: list[_Packet], whole: bool) -> str:
         return "its pictures are tiny, and may look like uncoded ones"
     if not _is_entry(found.codec, shown[0]) or (mpeg4 and not shown[0].detail.startswith("I")):
         return "it begins between key frames"
+    if found.lost:
+        return _LOST
     return _doubtful_times(found.times if mpeg4 else [p.pts for p in shown], repeated=mpeg4)
 
 
@@ -576,10 +679,10 @@ def _doubtful_times(times: list, repeated: bool) -> str:
         return "its time stamps leave gaps, as where packets were lost"
     return ""
 
-
-def _seek_starts(container: str, order: np.ndarray | None, starts: np.ndarray | None) -> tuple[int, ...]:
+# %% ../nbs/clips/01_video.ipynb #a6d790a1
+def _seek_starts(found: _Contents, order: np.ndarray | None, starts: np.ndarray | None) -> tuple[int, ...]:
     "Frames to which a reader may seek, in display order; frame 0 alone where it must not seek."
-    if starts is None or container in _SEEKLESS:
+    if starts is None or found.container in _SEEKLESS or found.codec in _LEANING:
         return (0,)
     shown_at = np.argsort(order)  # display position of each packet
     return tuple(sorted({0, *shown_at[starts].tolist()}))
@@ -608,7 +711,7 @@ def _packet_scan(path: str, stamp: tuple) -> _Scan:
         whole=whole,
         pts=None if order is None else pts[order],
         decoded=order,
-        starts=_seek_starts(found.container, order, starts),
+        starts=_seek_starts(found, order, starts),
         decord_doubt=_decord_doubt(found, key, starts, whole),
         no_motion=_no_motion(found.codec, key),
     )
@@ -724,7 +827,7 @@ def forward(self: _Cursor, index: int):
     self.waiting = frame.pict_type == _B
     return frame
 
-
+# %% ../nbs/clips/01_video.ipynb #19d9cf25
 @patch
 def see_future(self: _Cursor):
     "Decode on to the future reference of a B-frame. Raises VideoError where it is damaged."
@@ -824,6 +927,8 @@ def _scan(path: str, stamp: tuple) -> _Scan:
         raise VideoError(path, f"cannot be read ({e})") from None
     if right:
         return dataclasses.replace(scan, whole=True)
+    if scan.doubt == _LOST and not whole:
+        return scan  # decoding fails in the middle, which is told where it is read
     doubt = scan.decord_doubt
     if frames != scan.frames:
         doubt = "its packets and its frames differ in number"
@@ -1215,7 +1320,7 @@ def _references(path: str, stamp: tuple) -> np.ndarray | None:
     scan = _scan(path, stamp)
     if scan.codec != "h264" or scan.decoded is None:
         return None
-    shown = [p for p in _contents(path, every=True).packets if not p.hidden]
+    shown = [p for p in _contents(path).packets if not p.hidden]
     return np.array([p.detail[0] > 0 for p in shown])[scan.decoded]
 
 # %% ../nbs/clips/01_video.ipynb #aa285db7

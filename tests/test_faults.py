@@ -46,6 +46,8 @@ ONCE_WRONG = [
     (0, 93, "mpeg4_b.avi", "a doubled span"),  # times that go back: two B-frames do not come out
     (3, 273, "mpeg2_b.mpg", "a dropped span"),  # gaps were filled with what was decoded before
     (4, 616, "av1.mp4", "a zeroed span"),  # packets of zeros give no frames, and no error
+    (0, 102, "vp8.webm", "a span of noise"),  # it leans on what was decoded before the key frame
+    (0, 2520, "vp8.webm", "flipped bits in the header"),  # a second stream without a codec
     (4, 282, "flv.flv", "a doubled span"),  # a second stream without a codec
     (5, 497, "h264_b.mkv", "swapped fields"),  # a B-frame before a damaged reference
 ]

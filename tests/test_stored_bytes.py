@@ -88,7 +88,7 @@ def test_what_a_full_disk_breaks_is_named_and_goes(tmp_path):
 import resource, sys
 import numpy as np
 from pathlib import Path
-from mvnb import maps, own, protocols, runs, settings, train
+from mvnb import maps, own, protocols, puppets, runs, settings, train
 write = {
     "record": lambda p: runs._write_json(p, {"text": 500 * "x"}),
     "notes": lambda p: own._write_json(p, {"text": 500 * "x"}),
@@ -96,6 +96,7 @@ write = {
     "maps": lambda p: maps._note_failed(p.parent, [], {"a.mp4": 500 * "x"}),
     "table": lambda p: protocols._write_table(p, ("a", "b"), [(k, k) for k in range(99)]),
     "picture": lambda p: settings.save_whole(p, bytes(500)),
+    "drawn": lambda p: puppets._save_whole(p, np.ones(9, np.float32), {}),
     "losses": lambda p: train._write_rows(p, ("step",), [(k, 0, 0.5) for k in range(99)], fresh=False),
 }
 resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
@@ -106,7 +107,7 @@ for name, function in write.items():
         print(e)
 """
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
-    names = ("record", "notes", "features", "maps", "table", "picture", "losses")
+    names = ("record", "notes", "features", "maps", "table", "picture", "drawn", "losses")
     for name, line in zip(names, done.stdout.splitlines(), strict=True):
         file = "failed.json" if name == "maps" else name
         assert re.fullmatch(rf"{re.escape(str(tmp_path / file))}: .* could not be written: no room .*", line)

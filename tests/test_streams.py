@@ -79,6 +79,33 @@ CODINGS = {
     "mpeg4": ("mpeg4", {"g": "12", "bf": "2"}),
     "vp9": ("libvpx-vp9", {"g": "12"}),
 }
+
+
+def test_numbers_of_h264_pictures_are_read(tmp_path):
+    "Against x264's own: high profiles with scaling lists, many references, both kinds of start."
+    for name, options in {
+        "high.mp4": {"x264-params": "cqm=jvt:ref=5:keyint=40:bframes=3:b-pyramid=normal"},
+        "high.ts": {"x264-params": "cqm=jvt:ref=5:keyint=40:bframes=3:weightp=0"},
+        "baseline.mkv": {"profile": "baseline", "g": "30"},
+    }.items():
+        path = tmp_path / name
+        encode(path, [picture(n, 96, 128, ()) for n in range(60)], 25, "libx264", **options)
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            look = video._Slices(stream.codec_context.extradata or b"")
+            packets = [bytes(p) for p in container.demux(stream) if p.size]
+        numbers = []
+        real = look.follow
+        look.follow = lambda *found: real(*found) or numbers.append(look.last)
+        for packet in packets:
+            look(packet)
+        assert not look.lost and look.size >= 4 and len(numbers) == 60
+        assert max(numbers) >= 10 and numbers[0] == 0
+        look(packets[0])
+        look(packets[-1])  # between them all the others are missing
+        assert look.lost
+
+
 CUTS = {
     "whole": lambda number, keys: True,
     "begins between key frames": lambda number, keys: number >= 5,
@@ -97,14 +124,21 @@ def coded(tmp_path_factory):
     return folder
 
 
-def cut(source, target, keeps):
-    "Copies the packets that are kept, stamped from 0, without encoding them anew."
+def cut(source, target, keeps, anew=False):
+    "Copies the packets that are kept, stamped from 0; `anew`: stamped as if none had been left out."
     with av.open(str(source)) as container, av.open(str(target), "w") as out:
         packets = [p for p in container.demux(video=0) if p.size]
         keys = [number for number, p in enumerate(packets) if p.is_keyframe]
         stream = out.add_stream_from_template(container.streams.video[0])
         kept = [p for number, p in enumerate(packets) if keeps(number, keys)]
         first = kept[0].dts if kept[0].dts is not None else kept[0].pts
+        if anew:
+            shown = np.argsort(np.argsort([p.pts for p in kept]))
+            times = sorted(p.pts for p in packets)
+            steps = [p.dts for p in packets]
+            for number, packet in enumerate(kept):
+                packet.pts, packet.dts = times[shown[number]], steps[number]
+            first = times[0] if steps[0] is None else steps[0]
         for packet in kept:
             packet.stream = stream
             packet.pts -= first
@@ -125,13 +159,14 @@ def plainly_decoded(path):
     return frames
 
 
+@pytest.mark.parametrize("anew", [False, True])
 @pytest.mark.parametrize("how", CUTS)
 @pytest.mark.parametrize("coding", CODINGS)
-def test_one_index_is_one_picture_of_those_that_decode(coded, tmp_path, coding, how):
+def test_one_index_is_one_picture_of_those_that_decode(coded, tmp_path, coding, how, anew):
     for ending in ("mkv", "mp4", {"mpeg4": "avi", "vp9": "webm"}.get(coding, "ts")):
         path = tmp_path / f"cut.{ending}"
         try:
-            cut(coded / f"{coding}.mkv", path, CUTS[how])
+            cut(coded / f"{coding}.mkv", path, CUTS[how], anew)
         except av.FFmpegError:
             continue  # the container does not hold this codec
         expected = plainly_decoded(path)

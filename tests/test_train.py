@@ -1,6 +1,7 @@
 "The training loop: schedules, gradients, checkpoints, resume, the record."
 
 import csv
+import io
 import json
 import math
 import os
@@ -638,3 +639,22 @@ def test_interrupted_equals_uninterrupted_on_real_clips(tmp_path, puppets_root, 
         run(tmp_path / "cut", schedule, Classifier(5), data, checkpoint_every=0, workers=workers)
     method, rest = run(tmp_path / "cut", schedule, Classifier(), data, workers=workers)
     assert rest.resumed == 5 and rest.steps == 8 and rest.losses == done.losses and same(method, whole)
+
+
+@pytest.mark.parametrize(
+    "fault, at", [(KeyboardInterrupt(), 1), (KeyboardInterrupt(), 3), (OSError(28, "full"), 2)]
+)
+def test_what_ends_a_save_is_told_as_what_it_is(tmp_path, fault, at):
+    "torch's writer would tell of a position that it does not expect."
+
+    class Failing(io.BytesIO):
+        writes = 0
+
+        def write(self, data):
+            self.writes += 1
+            if self.writes > at:
+                raise fault
+            return super().write(data)
+
+    with pytest.raises(type(fault)):
+        T._write_checked(Failing(), {"weights": torch.ones(50_000), "step": 3})
