@@ -11,7 +11,7 @@ import lightning_fabric  # noqa: F401  opened once, before processes are forked
 from filelock import FileLock, Timeout
 from torch.utils.tensorboard import SummaryWriter  # noqa: F401
 
-from mvnb import cli, methods, protocols, recipes, runs
+from mvnb import cli, methods, protocols, recipes, runs, settings
 from mvnb.recipes import SMOKE, Data
 
 from ._cases import Place, alone, apart
@@ -62,7 +62,7 @@ def compute(kind: str, folder: Path, puppets: Path) -> int:  # exit code
     settle(folder, puppets)
     recipe = chain(kind)
     file = folder / "recipe.json"
-    file.write_text(recipe.json())
+    settings.save_whole(file, recipe.json())  # several processes may do so at once
     return cli.main(["run", str(file), "--device", "cpu", "--workers", str(KINDS[kind][2])])
 
 
