@@ -638,6 +638,7 @@ class _Scan:
     whole: bool  # whether the file is read to its end without a fault
     pts: np.ndarray | None  # [frames] time stamps, in display order; None where they are not dependable
     decoded: np.ndarray | None  # [frames] position in decoding order, in display order
+    references: np.ndarray | None  # [frames] whether others may refer to a frame of H.264; None: not known
     starts: tuple[int, ...]  # frames at which decoding may start, in display order; 0 among them
     decord_doubt: str  # why decord would return wrong frames; empty where it does not
     no_motion: str  # why there are no motion vectors; empty where there may be
@@ -680,6 +681,13 @@ def _doubtful_times(times: list, repeated: bool) -> str:
     return ""
 
 # %% ../nbs/clips/01_video.ipynb #a6d790a1
+def _references(codec: str, shown: list[_Packet], order: np.ndarray | None) -> np.ndarray | None:
+    "[frames] True where others may refer to a frame of an H.264 file; None for other codecs."
+    if codec != "h264" or order is None:
+        return None
+    return np.array([p.detail[0] > 0 for p in shown])[order]
+
+
 def _seek_starts(found: _Contents, order: np.ndarray | None, starts: np.ndarray | None) -> tuple[int, ...]:
     "Frames to which a reader may seek, in display order; frame 0 alone where it must not seek."
     if starts is None or found.container in _SEEKLESS or found.codec in _LEANING:
@@ -711,6 +719,7 @@ def _packet_scan(path: str, stamp: tuple) -> _Scan:
         whole=whole,
         pts=None if order is None else pts[order],
         decoded=order,
+        references=_references(found.codec, shown, order),
         starts=_seek_starts(found, order, starts),
         decord_doubt=_decord_doubt(found, key, starts, whole),
         no_motion=_no_motion(found.codec, key),
@@ -913,7 +922,7 @@ def _counted(path: str, scan: _Scan) -> tuple[int, bool, bool]:
         pass
     return len(stamps), whole, whole and scan.pts is not None and stamps == scan.pts.tolist()
 
-
+# %% ../nbs/clips/01_video.ipynb #c0cc6d24
 @functools.lru_cache(maxsize=4096)
 def _scan(path: str, stamp: tuple) -> _Scan:
     "What the packets of a file tell, corrected by decoding it where they leave a doubt. Raises VideoError."
@@ -933,7 +942,14 @@ def _scan(path: str, stamp: tuple) -> _Scan:
     if frames != scan.frames:
         doubt = "its packets and its frames differ in number"
     return dataclasses.replace(
-        scan, frames=frames, whole=whole, pts=None, decoded=None, starts=(0,), decord_doubt=doubt
+        scan,
+        frames=frames,
+        whole=whole,
+        pts=None,
+        decoded=None,
+        references=None,
+        starts=(0,),
+        decord_doubt=doubt,
     )
 
 # %% ../nbs/clips/01_video.ipynb #40333f4f
@@ -1313,19 +1329,10 @@ def probe_table(
         lines.append("  ".join([*cells, row[6]]).rstrip())
     return "\n".join(lines)
 
-# %% ../nbs/clips/01_video.ipynb #483f2441
-@functools.lru_cache(maxsize=4096)
-def _references(path: str, stamp: tuple) -> np.ndarray | None:
-    "[frames] True where others may refer to a frame of an H.264 file; None for other codecs."
-    scan = _scan(path, stamp)
-    if scan.codec != "h264" or scan.decoded is None:
-        return None
-    shown = [p for p in _contents(path).packets if not p.hidden]
-    return np.array([p.detail[0] > 0 for p in shown])[scan.decoded]
-
 # %% ../nbs/clips/01_video.ipynb #aa285db7
-def _distances(index: int, scan: _Scan, refs: np.ndarray | None, kinds: dict) -> tuple[int, int]:
+def _distances(index: int, scan: _Scan, kinds: dict) -> tuple[int, int]:
     "Frames from a frame to its nearest past and future reference; 1 where there is none."
+    refs = scan.references
     if refs is None or index >= len(refs):
         return _distances_by_kind(index, kinds)
     known = np.flatnonzero(refs & (scan.decoded < scan.decoded[index]))
@@ -1502,8 +1509,7 @@ def _read_motion(path: str, wanted: list[int], crop, size, grid, scan: _Scan) ->
     kinds = {}
     decoded = _decode(path, wanted, scan, motion=True, kinds=kinds)
     rgb, box = _gather(path, _pictures(decoded, seen.note), crop, size)
-    refs = _references(*_stamped(path))
-    distances = np.array([_distances(index, scan, refs, kinds) for index in seen.indices])
+    distances = np.array([_distances(index, scan, kinds) for index in seen.indices])
     return Clip(rgb, *_motion(seen.fields, distances, seen.native, seen.pose, box, rgb.shape[2:], grid))
 
 # %% ../nbs/clips/01_video.ipynb #7e65c0a3
