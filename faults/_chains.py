@@ -11,7 +11,7 @@ import lightning_fabric  # noqa: F401  opened once, before processes are forked
 from filelock import FileLock, Timeout
 from torch.utils.tensorboard import SummaryWriter  # noqa: F401
 
-from mvnb import cli, methods, protocols, recipes, runs, settings
+from mvnb import cli, methods, protocols, recipes, records, runs, settings
 from mvnb.recipes import SMOKE, Data
 
 from ._cases import Place, alone, apart
@@ -82,7 +82,7 @@ def make(kind: str, folder: Path, puppets: Path):
 def contents(folder: Path) -> dict:  # what -> bytes or value
     "Everything that a store says of its chain and that no clock decides."
     found = {}
-    for record in map(runs._parsed, sorted(folder.glob("runs/[0-9a-f]*"))):
+    for record in map(records.parsed, sorted(folder.glob("runs/[0-9a-f]*"))):
         name = record["recipe"]["kind"]
         found[f"{name}: metrics"] = json.dumps(record["metrics"], sort_keys=True)
         for file, about in record["files"].items():

@@ -28,7 +28,7 @@ from fastcore.basics import patch
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
-from . import figures, recipes, runs, settings, tables
+from . import figures, recipes, records, runs, settings, tables
 from .pages import notebook_of
 from .recipes import Recipe
 
@@ -239,6 +239,15 @@ def listing(
     return pd.DataFrame(lines)
 
 # %% ../nbs/use/42_batch.ipynb #8c01cac1
+def _complaints(graph: Graph, said: str) -> list:  # of sentences
+    "Why notebooks cannot run here; those with the same reason together."
+    together = {}
+    for name, why in graph.blocked.items():
+        cause = re.sub(r"^(it|the \w+) needs? [\w-]+: ", "", why)
+        together.setdefault(cause.rstrip("."), []).append(name)
+    return [f"{', '.join(names)} {said}: {cause}." for cause, names in together.items()]
+
+
 def summary(
     graph: Graph,  # a batch
 ) -> list[str]:  # sentences
@@ -254,8 +263,7 @@ def summary(
             f"Shared: counted table by table they would be {len(asked)}; "
             f"{shared} serve more than one notebook."
         )
-    blocked = [f"{name} cannot be run yet: {why.rstrip('.')}." for name, why in graph.blocked.items()]
-    return lines + blocked
+    return lines + tables.lacking(list(graph.runs.values())) + _complaints(graph, "cannot be run yet")
 
 # %% ../nbs/use/42_batch.ipynb #aaf53301
 _LEFT_HERE = ("MVNB_PROGRESS", "MVNB_PYTHON", "MVNB_DEBUG")  # variables that concern one process
@@ -355,7 +363,7 @@ def _library() -> list[Path]:
 # %% ../nbs/use/42_batch.ipynb #9c9d3848
 def _checksum(h: str) -> str:
     "The checksum of a stored run. Raises OSError or `runs.Damaged` if there is no sound one."
-    return runs._parsed(settings.runs() / h)["checksum"]
+    return records.parsed(settings.runs() / h)["checksum"]
 
 
 def _notebook(page: Page) -> Path:
@@ -569,7 +577,7 @@ def report(
     lines += [f"{n}  {graph.jobs[n]}: not started{_because(graph, n, ended)}" for n in waiting[:9]]
     if len(waiting) > 9:
         lines.append(f"... and {len(waiting) - 9} more that were not started")
-    lines += [f"{notebook} was left out: {why.rstrip('.')}." for notebook, why in graph.blocked.items()]
+    lines += _complaints(graph, "left out")
     return "\n".join(lines), len(names["done"]) == len(ended) and not graph.blocked
 
 # %% ../nbs/use/42_batch.ipynb #a233e4cb

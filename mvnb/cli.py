@@ -7,6 +7,7 @@ __all__ = ['GROUPS', 'COMMANDS', 'Refused', 'arg', 'Command', 'parser', 'main']
 
 # %% ../nbs/use/43_cli.ipynb #2ee6d8ad
 import argparse
+import ast
 import contextlib
 import json
 import logging
@@ -172,18 +173,10 @@ def _parameters(args) -> dict:
     "The parameters of a table's notebook. Raises Refused or ValueError."
     from mvnb import pages
 
-    known = pages.PARAMETERS
     values = {"data": "", "seeds": 1, "device": "auto", "workers": "auto", "profile": args.profile}
     given = _given(args, "data", "seeds", "device", "workers")
     values |= {name: value for name, value in given.items() if value is not None}
-    for text in args.parameter:
-        name, value = _split(text)
-        if name not in known:
-            raise Refused(
-                f"-p {text}: unknown parameter {name!r}{settings.nearest(name, known)}"
-                f" (there are: {', '.join(known)})"
-            )
-        values[name] = value
+    values |= dict(map(_split, args.parameter))
     pages.checked(values)  # raises for a value that cannot be
     return values
 
@@ -206,6 +199,77 @@ def _plan(args) -> int:
         _say(f"\n{tables.markdown(batch.costs(graph))}")
     return 0
 
+# %% ../nbs/use/43_cli.ipynb #a47d6425
+def _refuse(what: str, name: str, known):
+    "Raises Refused for a name that is not known."
+    if name not in known:
+        raise Refused(f"{what} {name!r}{settings.nearest(name, known)} (there are: {', '.join(known)})")
+
+
+def _tables_here() -> list:  # such as ("mac", "s1")
+    "The tables whose notebooks are here; those of papers that keep them in their own folder, too."
+    found = []
+    for place in ("tables", "papers/*"):
+        for path in sorted((settings.root() / "nbs").glob(f"{place}/*_table*.ipynb")):
+            if name := re.match(r"([A-Za-z]\w*?)_(s_)?table([^_]+)", path.stem):
+                found.append((name[1], ("s" if name[2] else "") + name[3]))
+    return found
+
+
+def _check_table(paper: str, number: str | None):
+    "Raises Refused for a paper, or a table of it, that is not here."
+    _refuse("there is no paper", paper, papers.names())
+    here = _tables_here()
+    if number and here and (paper, number) not in here:
+        have = ", ".join(number for name, number in here if name == paper)
+        raise Refused(f"there is no table {number} of {paper!r} (there are: {have})")
+
+# %% ../nbs/use/43_cli.ipynb #140f6964
+def _methods_here() -> list:  # of str; empty where one of them would have to be imported to know
+    "The names of all methods, read from the sources."
+    root = Path(mvnb.__file__).parent
+    found = []
+    for path in (*root.glob("methods/*.py"), *root.glob("papers/*/method.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "METHODS":
+                if not isinstance(node.value, ast.Dict):
+                    return []
+                found += [getattr(key, "value", None) for key in node.value.keys]
+    return [] if None in found else sorted(found)
+
+
+def _check_data(text: str):
+    "Raises Refused for data sets that there are not."
+    from mvnb import datasets
+
+    known = [*datasets.SPLITS, "puppets", "real"]
+    for name in filter(None, map(str.strip, text.lower().split(","))):
+        _refuse("no data set", name, known)
+
+# %% ../nbs/use/43_cli.ipynb #019e3c09
+def _check_early(args):
+    "Refuses what cannot be, before anything heavy is loaded. Raises Refused."
+    given = vars(args)
+    if args.command.executes and not given.get("encoder") and not (settings.root() / "nbs").is_dir():
+        raise Refused(
+            f"`mvnb {args.command.name}` executes notebooks, and {settings.root()} has none: "
+            "run it in a clone of the repository, or set MVNB_ROOT to one"
+        )
+    if args.command.name in ("table", "plan") and args.paper:
+        _check_table(args.paper.lower(), args.number and args.number.lower())
+    elif given.get("paper"):
+        _refuse("there is no paper", args.paper.lower(), papers.names())
+    if "method" in given and (known := _methods_here()):
+        _refuse("no method called", args.method, known)
+    if given.get("profile") is not None and args.profile not in settings.PROFILES:
+        hint = settings.nearest(args.profile, settings.PROFILES)
+        raise Refused(f"profile is {args.profile!r}{hint}: use one of {', '.join(settings.PROFILES)}")
+    if "seeds" in given:
+        for text in args.parameter:
+            _refuse(f"-p {text}: unknown parameter", _split(text)[0], settings.PARAMETERS)
+    if given.get("data"):
+        _check_data(args.data)
+
 # %% ../nbs/use/43_cli.ipynb #99dc8962
 def _accuracies(metrics: dict) -> str:  # such as "biased 31.2, unbiased 24.0"
     shown = []
@@ -215,18 +279,26 @@ def _accuracies(metrics: dict) -> str:  # such as "biased 31.2, unbiased 24.0"
     return ", ".join(shown)
 
 
+def _about(record: dict) -> str:
+    "A stored run in words; records of older versions lack them."
+    if "about" in record:
+        return record["about"]
+    from mvnb import recipes
+
+    return str(recipes.from_json(record["recipe"]))
+
+
 def _runs_list(args) -> int:
     "All stored runs, oldest first."
-    from mvnb import recipes, runs
+    from mvnb import records
 
-    records = runs.stored()
-    for record in records:
+    found = records.stored()
+    for record in found:
         meta = record["meta"]
-        about = f"{meta['finished'][:16]}  {meta['profile']:<5}  {meta['seconds']:7.0f} s"
+        when = f"{meta['finished'][:16]}  {meta['profile']:<5}  {meta['seconds']:7.0f} s"
         tests = _accuracies(record["metrics"])
-        recipe = recipes.from_json(record["recipe"])
-        _say(f"{record['hash']}  {about}  {recipe}" + (f": {tests}" if tests else ""))
-    _say(f"{len(records)} runs in {settings.runs()}")
+        _say(f"{record['hash']}  {when}  {_about(record)}" + (f": {tests}" if tests else ""))
+    _say(f"{len(found)} runs in {settings.runs()}")
     return 0
 
 # %% ../nbs/use/43_cli.ipynb #d9ac1326
@@ -545,9 +617,16 @@ def _recipe_in(path: Path):
         raise Refused(f"{path} holds no recipe of a run ({type(e).__name__}: {why})") from None
 
 # %% ../nbs/use/43_cli.ipynb #e1c0b01f
+def _the_one(found: list, name: str):
+    "The only run that was found. Raises Refused for several."
+    if len(found) > 1:
+        raise Refused(f"{len(found)} runs begin with {name!r}: give more digits")
+    return found[0]
+
+
 def _find_run(name: str, profile: str | None, values: dict):
-    "The recipe of a run: from a file, or by its hash among the tables. Raises Refused."
-    from mvnb import recipes
+    "The recipe of a run: from a file, or by its hash, in the store or among the tables. Raises Refused."
+    from mvnb import recipes, records
 
     if name.endswith(".json"):
         return _recipe_in(Path(name))
@@ -556,6 +635,8 @@ def _find_run(name: str, profile: str | None, values: dict):
             f"{name!r} names no run: give the first 4 to 16 digits (0-9, a-f) of its hash, which `mvnb plan` "
             "lists, or a file .json with its recipe"
         )
+    if stored := records.beginning(name):
+        return _the_one([recipes.from_json(record["recipe"]) for record in stored], name)
     for each in [profile] if profile else recipes.PROFILES:
         try:
             found = _runs_named(name, each, values)
@@ -563,10 +644,8 @@ def _find_run(name: str, profile: str | None, values: dict):
             if profile:
                 raise
             continue  # such as data that this profile cannot have
-        if len(found) > 1:
-            raise Refused(f"{len(found)} runs begin with {name!r}: give more digits")
         if found:
-            return found[0]
+            return _the_one(found, name)
     where = f" in profile {profile}" if profile else ""
     raise Refused(
         f"no table has a run {name!r}{where}: `mvnb plan` lists them (with their --seeds and --data)"
@@ -921,6 +1000,7 @@ class Command:
     help: str
     takes: tuple = ()  # of `arg`; those in a list exclude each other
     epilog: str | None = None  # last words of its help
+    executes: bool = False  # whether it executes the repository's notebooks
 
 
 GROUPS = {
@@ -964,9 +1044,15 @@ _ABOUT_DATA = (
 
 # %% ../nbs/use/43_cli.ipynb #8fc5ddd7
 COMMANDS = (
-    Command("demo", _demo, "reproduce a table at demo scale on the puppets", _DEMO),
-    Command("table", _table, "run a table's notebook, show ours beside the published numbers", _WITH_ENCODER),
-    Command("figure", _figure, "draw a figure in its notebook, show its claims", _TABLE),
+    Command("demo", _demo, "reproduce a table at demo scale on the puppets", _DEMO, executes=True),
+    Command(
+        "table",
+        _table,
+        "run a table's notebook, show ours beside the published numbers",
+        _WITH_ENCODER,
+        executes=True,
+    ),
+    Command("figure", _figure, "draw a figure in its notebook, show its claims", _TABLE, executes=True),
     Command(
         "plan",
         _plan,
@@ -974,7 +1060,7 @@ COMMANDS = (
         _SOME,
     ),
     Command("run", _run, "compute one run and its parents", _ONE),
-    Command("batch", _batch, "run many tables: all their runs, then their notebooks", _MANY),
+    Command("batch", _batch, "run many tables: all their runs, then their notebooks", _MANY, executes=True),
     Command("batch-job", _batch_job, "one job of a batch; Snakemake calls it", _JOB),
     Command(
         "pretrain",
@@ -992,7 +1078,7 @@ COMMANDS = (
 def _add(commands, command: Command, name: str):
     "Makes the parser of one command."
     own = commands.add_parser(name, help=command.help, description=command.help, epilog=command.epilog)
-    own.set_defaults(run=command.run)
+    own.set_defaults(run=command.run, command=command)
     for entry in command.takes:
         if isinstance(entry, list):
             choice = own.add_mutually_exclusive_group()
@@ -1041,6 +1127,7 @@ def main(
     _forgiving(sys.stdout)
     try:
         with settings.stopped_by_sigterm(), _environment(**_settings_in(args)):
+            _check_early(args)
             return args.run(args)
     except (Refused, ValueError, OSError, ImportError, *_told()) as e:
         if os.environ.get("MVNB_DEBUG"):

@@ -27,7 +27,8 @@ from .claims import COLUMNS, FEWEST, NARROWLY, NOT_JUDGED, OTHERS, SAME_VIDEOS, 
 from .claims import as_text, expectation_notes, is_expected, judge, number, seeds_note, wide
 from .outcomes import distinct, provenance_of, ranks_of, remarks, save_picture, shown
 from .settings import nearest
-from .tables import called, csv_lines, duration, length_of, markdown, paragraphs, seed_text, seeds_of
+from .tables import called, csv_lines, duration, lacking, length_of, markdown, paragraphs, seed_text
+from .tables import seeds_of, taking
 
 # %% ../nbs/results/35_figures.ipynb #1a3572fa
 READERS = {
@@ -194,8 +195,8 @@ def lines(self: Plan) -> list:  # of sentences
         return [f"{name}: nothing has to be trained."]
     text = f"{name}, {seed_text(self.seeds)}: {len(self.runs)} runs, {len(self.runs) - len(todo)} stored"
     if todo:
-        text += f", the other {len(todo)} take about {duration(self.seconds)} on {self.pace}"
-    return [f"{text}."]
+        text += f", the other {len(todo)} {taking(self.seconds)} on {self.pace}"
+    return [f"{text}.", *lacking(self.runs)]
 
 # %% ../nbs/results/35_figures.ipynb #ac01a0e5
 @patch

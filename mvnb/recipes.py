@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['FAIR', 'DEVIATION', 'READ_AGAIN', 'FORMAT', 'KINDS', 'LATER', 'CONTRAST', 'TINY', 'GRAY', 'DEMO', 'SMOKE',
-           'PUBLISHED', 'PROFILES', 'WHO', 'Data', 'Clips', 'Options', 'Recipe', 'canonical', 'from_json',
-           'fair_training', 'chain', 'Profile', 'profile', 'Source', 'settings_of', 'sources', 'paper_of',
-           'training_data', 'longer', 'shortened', 'on_fewer', 'coloured', 'on_set', 'fitted', 'pretraining',
-           'tests_of', 'finetuning', 'linear_probing', 'retrieving']
+           'PUBLISHED', 'WHO', 'Data', 'Clips', 'Options', 'Recipe', 'canonical', 'from_json', 'fair_training', 'chain',
+           'Profile', 'profile', 'Source', 'settings_of', 'sources', 'paper_of', 'training_data', 'longer', 'shortened',
+           'on_fewer', 'coloured', 'on_set', 'fitted', 'pretraining', 'tests_of', 'finetuning', 'linear_probing',
+           'retrieving']
 
 # %% ../nbs/results/30_recipes.ipynb #c34d32ce
 import fnmatch
@@ -19,9 +19,9 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 import pandas as pd
 from fastcore.basics import patch
 
-from . import datasets, methods, papers
+from . import datasets, methods, papers, records
 from .puppets import CLASSES
-from .settings import nearest
+from .settings import PROFILES, nearest
 from .train import Schedule
 
 # %% ../nbs/results/30_recipes.ipynb #46c8ea73
@@ -60,6 +60,29 @@ class Data:
             which = f", {self.videos} videos of world {self.seed}"
         part = "" if self.per_class is None else f", {self.per_class} per class"
         return f"{self.name} {self.split}{which}{part}"
+
+# %% ../nbs/results/30_recipes.ipynb #9e66b48e
+@patch(as_prop=True)
+def official(self: Data) -> int | None:
+    "How many videos the official lists have; None where that is not known, and for puppets."
+    whole = datasets.OFFICIAL_COUNTS.get((self.name, self.split))
+    classes = datasets.CLASS_COUNTS.get(self.name)
+    return min(whole, self.per_class * classes) if whole and classes and self.per_class else whole
+
+
+@patch(as_prop=True)
+def lacks(self: Data) -> str:
+    "What is missing of the videos of the official lists, as a sentence; nothing where all are here."
+    try:
+        index = self.load()
+    except (OSError, ValueError):
+        return ""  # a plan says that in its own words
+    there = len(index) if self.made else len(index) - len(index.missing())
+    wanted = max(self.official or 0, len(index))
+    if there >= 0.95 * wanted:
+        return ""
+    whose = "are in the official list" if wanted > len(index) else "are listed"
+    return f"{self.name} {self.split}: {there:,} videos are here, {wanted:,} {whose}."
 
 # %% ../nbs/results/30_recipes.ipynb #d1c8d067
 @dataclass(frozen=True)
@@ -238,15 +261,12 @@ def _plain(value):
         return out
     if isinstance(value, Mapping):
         return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, float) and value.is_integer():
-        return int(value)  # 1.0 equals 1, so it must hash alike
     return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
 def canonical(value) -> str:  # JSON
-    "The one JSON text of a value: sorted keys, no spaces, plain floats. Raises ValueError for nan, infinity."
-    options = dict(sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
-    return json.dumps(_plain(value), **options)
+    "The one JSON text of a value, dataclasses included, see `records.canonical`. Raises ValueError for nan."
+    return records.canonical(_plain(value))
 
 # %% ../nbs/results/30_recipes.ipynb #62e5fbe8
 def _from_plain(kind, values: dict):
@@ -399,7 +419,6 @@ SMOKE = Profile(
 
 # %% ../nbs/results/30_recipes.ipynb #a5eba8a9
 PUBLISHED = ("paper", "released")  # as a paper has it, and as its authors' code has it
-PROFILES = ("smoke", "demo", *PUBLISHED)
 
 
 def _published(name: str, paper: str | None) -> Profile:
@@ -677,7 +696,7 @@ def tests_of(
         tests = {test: f"{kind}-{test}" for test in ("biased", "unbiased")}
         found = {test: training_data(profile, name, split, seed=seed) for test, split in tests.items()}
         return tuple((test, replace(videos, among=first)) for test, videos in found.items())
-    split = "test" if "test" in datasets.SPLITS.get(name, ("test",)) else "val"  # Mini-Kinetics has no other
+    split = "val" if "val" in datasets.SPLITS.get(name, ()) else "test"  # then the test split has no labels
     return (("test", training_data(profile, name, split, fold)),)
 
 # %% ../nbs/results/30_recipes.ipynb #53c8f6e0

@@ -6,8 +6,8 @@
 __all__ = ['DATA', 'SAID_BY', 'BY_SCENE', 'PROTOCOLS', 'PUPPETS_ARE_NOT_PUBLISHED', 'Column', 'Row', 'Claim', 'Part',
            'Definition', 'called', 'stem_of', 'csv_lines', 'published_lines', 'define', 'definitions', 'published',
            'published_settings', 'seeds_of', 'data_trouble', 'weights_of', 'start_trouble', 'Videos', 'videos_of',
-           'Plan', 'duration', 'length_of', 'described', 'left_out', 'seed_text', 'paragraphs', 'markdown',
-           'evaluation', 'Table', 'Encoder', 'encoder_of', 'beside', 'table', 'demo', 'compute']
+           'Plan', 'duration', 'taking', 'length_of', 'described', 'left_out', 'lacking', 'seed_text', 'paragraphs',
+           'markdown', 'evaluation', 'Table', 'Encoder', 'encoder_of', 'beside', 'table', 'demo', 'compute']
 
 # %% ../nbs/results/32_tables.ipynb #5ceeae24
 import contextlib
@@ -577,6 +577,15 @@ def duration(
     return f"{seconds:.0f} s" if seconds >= 1 else "< 1 s"
 
 
+def taking(seconds: float | None) -> str:  # such as "take about 45 s"
+    "How long runs take, in words."
+    return (
+        "take less than a second"
+        if seconds is not None and seconds < 1
+        else f"take about {duration(seconds)}"
+    )
+
+
 def length_of(schedule) -> str:  # such as "200 epochs"
     "The length of a training, in words."
     if schedule is None:
@@ -666,8 +675,8 @@ def lines(self: Plan) -> list:  # of sentences
     text = f"{named}: {len(self.runs)} runs, {len(self.runs) - len(todo)} stored"
     if todo:
         basis = runs.basis_of([self.costs[r.hash] for r in todo if self.costs[r.hash]])
-        text += f", the other {len(todo)} take about {duration(self.seconds)} on {self.pace} ({basis})"
-    lines = [f"{text}.", *left_out(self.videos)]
+        text += f", the other {len(todo)} {taking(self.seconds)} on {self.pace} ({basis})"
+    lines = [f"{text}.", *left_out(self.videos), *lacking(self.runs)]
     if self.videos.blocked:
         lines.append(f"Nothing can be run yet: {self.videos.blocked.rstrip('.')}.")
     return lines
@@ -682,6 +691,13 @@ def left_out(videos: Videos) -> list:  # of sentences
     return lines
 
 
+def lacking(recipes: list) -> list:  # of sentences
+    "Which data sets of runs are not here in their official size."
+    found = {data: None for recipe in recipes for data in (recipe.data, *dict(recipe.tests).values())}
+    said = [data.lacks for data in found if not data.made]
+    return [f"{sentence} Numbers and times are of what is here." for sentence in said if sentence]
+
+# %% ../nbs/results/32_tables.ipynb #a476bc2e
 def seed_text(seeds: tuple) -> str:
     "Seeds in words."
     return f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds))}"

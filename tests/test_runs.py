@@ -19,7 +19,7 @@ from filelock import FileLock
 from hypothesis import given, settings as hyp, strategies as st
 from threadpoolctl import threadpool_info
 
-from mvnb import boxes, contents, recipes, runs, settings
+from mvnb import boxes, contents, recipes, records, runs, settings
 from mvnb.recipes import Clips, Data, Options, Recipe, from_json
 from mvnb.train import Schedule
 from mvnb.video import write_video
@@ -445,7 +445,7 @@ def test_a_result_that_does_not_say_what_files_held_stays(listed):
     folder = ensure(recipe).folder
     record = json.loads((folder / "result.json").read_text())
     del record["meta"]["contents"]
-    record["checksum"] = runs._checksum(record)
+    record["checksum"] = records.checksum(record)
     (folder / "result.json").write_text(json.dumps(record))
     change_a_byte(listed / "a/train4.avi")
     assert runs.status(recipe).state == "stored"
@@ -608,7 +608,7 @@ def test_a_child_of_a_pretraining_that_came_out_otherwise_is_stale(store):
     path = store / child.parent.hash / "result.json"
     record = json.loads(path.read_text())
     record["files"]["weights.safetensors"]["sha256"] = "0" * 64
-    path.write_text(json.dumps(record | {"checksum": runs._checksum(record)}))
+    path.write_text(json.dumps(record | {"checksum": records.checksum(record)}))
     assert runs.status(child).state == "stale" and "pretraining" in runs.status(child).why
 
 

@@ -1,5 +1,7 @@
 """Settings: precedence, folders, and the sentences that bad values get."""
 
+import os
+
 import pytest
 
 from mvnb import settings
@@ -46,7 +48,7 @@ def test_an_edit_is_seen(home):
 
 @pytest.mark.parametrize("value", ["gpu", "tpu:0"])
 def test_a_wrong_device_is_refused(home, value):
-    with pytest.raises(ValueError, match="auto, cpu or cuda"):
+    with pytest.raises(ValueError, match="auto, cpu, cuda or mps"):
         settings.device(value)
 
 
@@ -92,9 +94,37 @@ def test_a_broken_file_is_named(home):
         settings.get("run", "device")
 
 
-def test_no_repository(tmp_path, monkeypatch):
-    monkeypatch.delenv("MVNB_ROOT", raising=False)
+@pytest.fixture
+def nowhere(tmp_path, monkeypatch):
+    "The package outside of any repository, and an empty current folder."
+    for name in [name for name in os.environ if name.startswith("MVNB_")]:
+        monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(settings, "__file__", str(tmp_path / "site" / "mvnb" / "settings.py"))
-    with pytest.raises(FileNotFoundError, match="MVNB_ROOT"):
-        settings.root()
+    return tmp_path
+
+
+def test_without_a_repository_everything_has_its_default_below_the_current_folder(nowhere, monkeypatch):
+    assert settings.root() == nowhere and not list(nowhere.iterdir())
+    assert settings.runs() == nowhere / "outputs/runs" and settings.cache() == nowhere / "outputs/cache"
+    assert settings.data_root("puppets") == nowhere / "outputs/data/puppets"
+    assert settings.data_root("ucf101") is None and settings.threads() == 1 and not settings.publish()
+    monkeypatch.setenv("MVNB_ROOT", str(nowhere / "elsewhere"))
+    assert settings.outputs() == nowhere / "elsewhere" / "outputs"
+
+
+def test_a_local_file_alone_is_found_from_below(nowhere, monkeypatch):
+    (nowhere / "settings.local.ini").write_text("[data]\nucf101 = videos\n")
+    (nowhere / "work").mkdir()
+    monkeypatch.chdir(nowhere / "work")
+    assert settings.root() == nowhere and settings.data_root("ucf101") == nowhere / "videos"
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_apples_gpu_where_torch_has_it(home, monkeypatch, there):
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: there)
+    if there:
+        assert settings.device("mps") == "mps" and settings.jobs("mps") == 1
+        return
+    with pytest.raises(ValueError, match="'mps' was asked for .* no such GPU"):
+        settings.device("mps")

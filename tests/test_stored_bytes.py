@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from mvnb import clips, datasets, models, own, puppets, recipes, runs, settings
+from mvnb import clips, datasets, models, own, puppets, recipes, records, runs, settings
 from mvnb.models import WeightsError, read_weights, save_weights
 from mvnb.train import load_checkpoint, save_checkpoint
 
@@ -159,7 +159,7 @@ def test_an_encoder_that_its_store_calls_damaged_is_refused(tmp_path):
     save_file(load_file(file), file, {"meta": "{}"})
     about = dict(bytes=file.stat().st_size, sha256=runs.sha256(file))
     record = {"recipe": {}, "files": {file.name: about}}
-    (tmp_path / "result.json").write_text(json.dumps(record | {"checksum": runs._checksum(record)}))
+    (tmp_path / "result.json").write_text(json.dumps(record | {"checksum": records.checksum(record)}))
     assert own.load_encoder(tmp_path, "r3d_tiny").name == "r3d_tiny"
     file.write_bytes(flipped(file.read_bytes(), about["bytes"] - 2000, 6))
     with pytest.raises(WeightsError, match="does not match its checksum in result.json"):

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mvnb import figures, models, pages, recipes, runs, tables
+from mvnb import figures, models, pages, recipes, records, runs, tables
 from mvnb.outcomes import Outcome, provenance_of
 from mvnb.tables import Claim, seeds_of
 
@@ -519,7 +519,7 @@ def test_a_row_with_labels_in_between_starts_from_the_fine_tuned_backbone(here):
     middle = runs.load(second.hash)
     assert (
         result.meta["parent_weights"]
-        == runs._parsed(middle.folder)["files"]["classifier.safetensors"]["sha256"]
+        == records.parsed(middle.folder)["files"]["classifier.safetensors"]["sha256"]
     )
     backbone = models.build(third.backbone, **third.model)
     assert not models.load_weights(backbone, middle.weights).missing

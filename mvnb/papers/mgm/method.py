@@ -154,11 +154,12 @@ def hide(
     grid = grid_of(clip, self.backbone.tubelet)
     kind = token_kind(self.kind)
     options = {"jitter": self.jitter} if "jitter" in kind.takes else {}
+    place = "cpu" if clip.device.type == "mps" else clip.device  # MPS has no double precision
     if kind.guided:
-        options["motion"] = self.moved(batch)
+        options["motion"] = self.moved(batch).to(place)
     noise = sample_noise(self.kind, grid, self.seed, batch["epoch"], batch["index"])
-    noise = noise.to(clip.device, non_blocking=True)
-    return token_mask(self.kind, grid, self.ratio, noise=noise, **options)
+    noise = noise.to(place, non_blocking=True)
+    return token_mask(self.kind, grid, self.ratio, noise=noise, **options).to(clip.device)
 
 
 @patch
