@@ -116,12 +116,12 @@ def _transcode(args) -> int:
 # %% ../nbs/use/43_cli.ipynb #dbb6205b
 def _motion_build(args) -> int:
     "Computes the motion maps of a data set's videos."
-    from mvnb import datasets, maps
+    from mvnb import datasets, maps, own
 
     kind = maps.Maps(args.how, args.side)
     folder = Path(args.name).expanduser()
     known = args.name in datasets.SPLITS or not folder.is_dir()
-    index = datasets.load(args.name, args.split, args.fold) if known else datasets.folder(folder, "all")
+    index = datasets.load(args.name, args.split, args.fold) if known else own.videos(folder)
     found = maps.build(index, kind, limit=args.limit)
     _say(found)
     return int(bool(found.failed))
@@ -1128,7 +1128,13 @@ def main(
     try:
         with settings.stopped_by_sigterm(), _environment(**_settings_in(args)):
             _check_early(args)
-            return args.run(args)
+            code = args.run(args)
+            sys.stdout.flush()
+            return code
+    except BrokenPipeError:  # such as `| head`: whoever was reading has seen enough
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (Refused, ValueError, OSError, ImportError, *_told()) as e:
         if os.environ.get("MVNB_DEBUG"):
             raise

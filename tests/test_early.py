@@ -142,3 +142,20 @@ def test_the_wheel_holds_what_the_package_reads(wheel):
     assert (wheel / "mvnb" / "py.typed").is_file()
     settings.root()  # is the repository here, and nothing of it is in the wheel
     assert not list(wheel.rglob("*.ipynb")) and not list(wheel.rglob("settings.ini"))
+
+
+def test_a_reader_that_leaves_is_no_error(tmp_path):
+    stored(tmp_path, about="linear on ucf101 from somewhere")
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", ALONE, "runs", "list"],
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "MVNB_PATHS_RUNS": str(tmp_path)},
+        )
+    finally:
+        os.close(writing)
+    assert done.returncode == 1 and done.stderr == ""
