@@ -169,11 +169,11 @@ def _features(args) -> int:
     return 0
 
 # %% ../nbs/use/43_cli.ipynb #bdf4a874
-def _parameters(args) -> dict:
+def _parameters(args, profile: str | None = None) -> dict:  # profile: instead of the one that was given
     "The parameters of a table's notebook. Raises Refused or ValueError."
     from mvnb import pages
 
-    values = {"data": "", "seeds": 1, "device": "auto", "workers": "auto", "profile": args.profile}
+    values = {"data": "", "seeds": 1, "device": "auto", "workers": "auto", "profile": profile or args.profile}
     given = _given(args, "data", "seeds", "device", "workers")
     values |= {name: value for name, value in given.items() if value is not None}
     values |= dict(map(_split, args.parameter))
@@ -624,10 +624,11 @@ def _the_one(found: list, name: str):
     return found[0]
 
 
-def _find_run(name: str, profile: str | None, values: dict):
+def _find_run(args):
     "The recipe of a run: from a file, or by its hash, in the store or among the tables. Raises Refused."
     from mvnb import recipes, records
 
+    name = args.name
     if name.endswith(".json"):
         return _recipe_in(Path(name))
     if not _HASH.fullmatch(name):
@@ -637,16 +638,16 @@ def _find_run(name: str, profile: str | None, values: dict):
         )
     if stored := records.beginning(name):
         return _the_one([recipes.from_json(record["recipe"]) for record in stored], name)
-    for each in [profile] if profile else recipes.PROFILES:
+    for profile in [args.profile] if args.profile else settings.PROFILES:
         try:
-            found = _runs_named(name, each, values)
+            found = _runs_named(name, profile, _parameters(args, profile))
         except ValueError:
-            if profile:
+            if args.profile:
                 raise
             continue  # such as data that this profile cannot have
         if found:
             return _the_one(found, name)
-    where = f" in profile {profile}" if profile else ""
+    where = f" in profile {args.profile}" if args.profile else ""
     raise Refused(
         f"no table has a run {name!r}{where}: `mvnb plan` lists them (with their --seeds and --data)"
     )
@@ -701,16 +702,13 @@ def _ensure(recipe, nproc: int, device: str | None, workers: int | None):
 # %% ../nbs/use/43_cli.ipynb #41479754
 def _run(args) -> int:
     "Computes one run, parents first."
-    profile = args.profile  # None: any
-    args.profile = profile or "demo"
-    values = _parameters(args)
     if args.nproc < 1:
         raise Refused(f"--nproc {args.nproc}: use 1 or more")
     if args.nproc > 1 and "RANK" in os.environ:
         raise Refused("--nproc starts processes of its own: leave it out under torchrun")
     if "TORCHELASTIC_RUN_ID" in os.environ:
         settings.end_with(os.getppid())
-    recipe = _find_run(args.name, profile, values)
+    recipe = _find_run(args)
     result = _ensure(recipe, args.nproc, args.device, settings.workers(args.workers))
     if os.environ.get("RANK", "0") == "0":
         _say(result)
