@@ -145,7 +145,7 @@ def start_step(
     self: Contrast,
     step: int,  # number of the optimizer step
 ) -> None:
-    "Moves the momentum encoder. The loop calls this before each optimizer step, however many batches it takes."
+    "Moves the momentum encoder. The loop calls this before each optimizer step, of however many batches."
     self._told = True
     momentum_update(self.key_backbone, self.query, self.momentum)
     momentum_update(self.key_head, self.head, self.momentum)
