@@ -12,6 +12,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+pytestmark = pytest.mark.timeout(900)  # the page is followed once, two minutes unless the machine is busy
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("nbs", "mvnb", "docs", "workflow")
 FILES = ("pyproject.toml", "settings.ini", "constraints.txt", "README.md", "LICENSE", "CITATION.cff")
