@@ -235,10 +235,9 @@ def status(site, name) -> str:
 
 
 def named(site, page, name) -> str:
-    "A link that says what it opens, without the paper's name before it."
-    title = site.titles[page].removeprefix(f"{name.upper()}, ").removeprefix(f"{name.upper()} ")
-    title = f"{title}'s method" if title == name.upper() else title
-    return f"[{title[0].upper()}{title[1:]}]({page})"
+    "A link that says what it opens."
+    title = site.titles[page]
+    return f"[{title}'s method]({page})" if title == name.upper() else f"[{title}]({page})"
 
 
 def glossary(site):
