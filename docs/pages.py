@@ -208,34 +208,49 @@ def paper(site, name) -> str:
 def untold(site, name) -> str:
     "A paper of which docs/methods says nothing yet: the line below the title of its first lesson."
     first = next(room for room in site.rooms if room.paper == name)
-    return "\n\n".join(
-        [
-            f"### {name.upper()}",
-            site.markdown(first.line, site.name(first.path), "index.md"),
-            status(site, name),
-        ]
-    )
+    heading = re.sub(r"'s \w+$", "", first.title)  # of "The comparison's recipe", "The comparison"
+    line = site.markdown(first.line, site.name(first.path), "index.md")
+    return "\n\n".join([f"### {heading}", line, status(site, name)])
 
 
 def status(site, name) -> str:
-    "Links to the lessons, tables and figures of a paper."
-    lessons = [site.pages[site.name(room.path)] for room in site.rooms if room.paper == name]
-    shown = []
+    "Links to the lessons, tables and figures of a paper, each with its title."
+    lessons = [(site.pages[site.name(room.path)], True) for room in site.rooms if room.paper == name]
+    if not lessons:
+        return "**Being built:** its notebooks are not here yet."
+    parts = [("Lessons", lessons)]
     for kind in ("tables", "figures"):
-        for stem, source, executed in site.results[kind]:
-            if stem.startswith(name + "_"):
-                shown.append((site.pages[site.name(executed or source)], bool(executed)))
-    links = [f"[{'the lesson' if k == 0 else site.titles[page]}]({page})" for k, page in enumerate(lessons)]
-    for page, done in shown:
-        title = site.titles[page].split(":")[0].removeprefix(name.upper() + ", ")
-        links.append(f"[{title}]({page})" + ("" if done else " (not run yet)"))
-    if lessons:
-        return "**Built:** " + " · ".join(links)
-    return "**Being built:** its notebooks are not here yet" + (": " + " · ".join(links) if links else ".")
+        own = [entry for entry in site.results[kind] if entry[0].startswith(name + "_")]
+        shown = [(site.pages[site.name(done or source)], bool(done)) for _, source, done in own]
+        parts.append((kind.capitalize(), shown))
+    lines = []
+    for head, pages in parts:
+        links = [named(site, page, name) + ("" if done else " (not run yet)") for page, done in pages]
+        if links:
+            lines += [
+                f"**{head}**",
+                "```{container} links\n" + "\n".join(f"- {link}" for link in links) + "\n```",
+            ]
+    return "\n\n".join(lines)
+
+
+def named(site, page, name) -> str:
+    "A link that says what it opens."
+    title = site.titles[page]
+    return f"[{title}'s method]({page})" if title == name.upper() else f"[{title}]({page})"
+
+
+def glossary(site):
+    "The words of the first notebook, as a page of their own."
+    path = site.root / "nbs" / "index.ipynb"
+    (words,) = (cell.source for cell in site.read(path).cells if cell.source.startswith("## Words\n"))
+    words = site.markdown(words.removeprefix("## Words\n"), site.name(path), "glossary.md")
+    site.write("glossary.md", f"# Glossary\n\n> One word for one thing, here and in the code.\n{words}\n")
 
 
 def landing(site):
     text = (DOCS / "text" / "index.md").read_text(encoding="utf-8").replace("@@METHODS@@", methods(site))
+    glossary(site)
     trees = [
         toctree(
             "Getting started <start>",
@@ -247,6 +262,7 @@ def landing(site):
         toctree("tables/index", "figures/index", "claims", "explore/index", caption="Results"),
         toctree(
             "library/index",
+            "glossary",
             "api/index",
             "Decisions <decisions>",
             "Reliability <reliability>",

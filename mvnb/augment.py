@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+import torchvision.transforms.v2.functional as TF
 from fastcore.basics import patch
 from torch import Tensor
 
@@ -64,8 +65,7 @@ def luma(
     "Brightness as the eye weighs it: 0.2989 R + 0.587 G + 0.114 B (ITU-R BT.601). Gray stays as it is."
     if clip.shape[1] == 1:
         return clip
-    red, green, blue = clip.unbind(1)
-    return (0.2989 * red).add_(green, alpha=0.587).add_(blue, alpha=0.114).unsqueeze(1)
+    return TF.rgb_to_grayscale(clip.movedim(1, 2)).movedim(2, 1)
 
 
 def grayscale(
@@ -420,23 +420,15 @@ def autocontrast(
     clip: Tensor,  # float [B,C,T,H,W] in [0,1]
 ) -> Tensor:  # float [B,C,T,H,W] in [0,1]
     "Each channel of a clip stretched to [0,1]; a channel of one level stays."
-    low, high = clip.amin((2, 3, 4), keepdim=True), clip.amax((2, 3, 4), keepdim=True)
-    stretched = (clip - low) / (high - low).clamp_min(1e-12)
-    return torch.where(high > low, stretched, clip)
+    return TF.autocontrast(clip.flatten(2, 3)).view(clip.shape)
 
 
 def equalize(
     clip: Tensor,  # float [B,C,T,H,W] in [0,1]
 ) -> Tensor:  # float [B,C,T,H,W], levels of 8 bits
     "Each channel of a clip with its 256 levels about equally frequent, as Pillow does it for a picture."
-    level = (clip * 255).round().long().flatten(2)
-    counts = level.new_zeros(*level.shape[:2], 256).scatter_add_(2, level, torch.ones_like(level))
-    last = counts.gather(2, level.amax(2, keepdim=True))
-    step = (level.shape[2] - last) // 255
-    below = counts.cumsum(2) - counts
-    table = ((below + step // 2) // step.clamp_min(1)).clamp_(max=255)
-    found = torch.where(step > 0, table.gather(2, level), level)
-    return (found / 255).to(clip.dtype).view(clip.shape)
+    level = (clip * 255).round().byte()
+    return (TF.equalize(level.flatten(2, 3)).view(clip.shape) / 255).to(clip.dtype)
 
 # %% ../nbs/clips/05_augment.ipynb #c4a968ac
 def posterize(

@@ -971,11 +971,9 @@ def _make_one(job):
     "Draw and encode the video of (folder, set, entry); returns the entry with checksums."
     folder, name, variety, entry = job
     video = Path(folder) / entry["path"]
-    video.parent.mkdir(parents=True, exist_ok=True)
     seed, act = entry["seed"] + [1], video.parent.name
     frames, masks = render(name, act, entry["scene"], seed=seed, camera=entry["camera"], variety=variety)
-    with settings.written(video):
-        write_video(video, frames, FPS, options=_H264 | {"bf": LOOKS[name]["bframes"]})
+    write_video(video, frames, FPS, options=_H264 | {"bf": LOOKS[name]["bframes"]})
     truth = video.with_suffix(".npz")
     with settings.whole(truth) as part:
         _save_truth(part, masks)

@@ -86,9 +86,7 @@ def recode(
     size = _fitting(before.height, before.width, encoding.short)
     frames = _resized(pictures(source), size)
     target = Path(target)
-    with settings.written(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_video(target, frames, before.fps or 25.0, options=encoding.options)
+    write_video(target, frames, before.fps or 25.0, options=encoding.options)
     after = probe(target)
     if after.frames != before.frames:
         target.unlink()

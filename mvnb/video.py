@@ -34,7 +34,7 @@ from av.video.reformatter import VideoReformatter
 from fastcore.basics import patch
 from torch import Tensor
 
-from . import contents
+from . import contents, settings
 
 # %% ../nbs/clips/01_video.ipynb #8ecaf8ef
 class VideoError(Exception):
@@ -123,7 +123,7 @@ def write_video(
     codec: str = "libx264",  # any encoder of PyAV
     options: dict | None = None,  # of the encoder; None: crf 18 and preset veryfast for libx264
 ) -> Path:  # the file
-    "Encode frames to a file, which appears once it is complete. Raises ValueError for other arrays."
+    "Encode frames to a file, whole or not there. Raises ValueError for other arrays, and NotWritten."
     path = Path(path)
     if not isinstance(frames, Iterator):
         frames = np.asarray(frames)
@@ -131,12 +131,8 @@ def write_video(
     if options is None:
         options = _X264 if codec == "libx264" else {}
     options = {key: str(value) for key, value in options.items()}
-    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
-    try:
+    with settings.whole(path) as part:
         _encode(str(part), frames, Fraction(fps).limit_denominator(1001), codec, options)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
     return path
 
 # %% ../nbs/clips/01_video.ipynb #b71213d8

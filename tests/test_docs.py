@@ -1,5 +1,6 @@
 """The site: built offline without warnings, no link dead, nothing of the machinery or the machine showing, fit for a phone."""
 
+import io
 import os
 import re
 import subprocess
@@ -9,8 +10,10 @@ from urllib.parse import unquote, urldefrag, urlsplit
 from xml.etree import ElementTree
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from mvnb.tables import BY_SCENE
 
@@ -82,6 +85,7 @@ def test_build_has_no_warnings_and_pages_for_everything(site, pages):
         "decisions",
         "reliability",
         "fifth_paper",
+        "glossary",
         "library/index",
         "tables/index",
         "figures/index",
@@ -131,6 +135,38 @@ def test_no_link_is_dead_and_no_picture_or_anchor_is_missing(site, pages):
                     if unquote(anchor) not in known:
                         dead.append(f"{name}: {target} (no such anchor)")
     assert not dead, dead[:20]
+
+
+def test_links_of_the_home_page_name_what_they_open(pages):
+    opened = {}
+    for link in article(pages["index.html"]).find_all("a", href=True):
+        if not link["href"].startswith(("#", "http")):
+            opened.setdefault(link.get_text(" ", strip=True).lower(), set()).add(link["href"])
+    assert len(opened) > 60
+    assert not {text: targets for text, targets in opened.items() if len(targets) > 1}
+    vague = r"here|this|link|more|the lesson|(table|figure)s? \w+( and \w+)?|.*\.(md|ipynb|html|py)"
+    assert not [text for text in opened if not text or re.fullmatch(vague, text)]
+
+
+def test_the_glossary_is_in_the_navigation_and_in_order(pages):
+    for name, page in pages.items():
+        if tree := page.select_one(".sidebar-tree"):
+            assert [a for a in tree.find_all("a") if a.get_text() == "Glossary"], name
+    words = [row.td.get_text() for row in article(pages["glossary.html"]).select("tbody tr")]
+    assert words == sorted(words, key=str.lower) and len(words) == len(set(words))
+    single = {word for entry in words for word in entry.split(", ")}
+    assert {
+        "clip",
+        "stride",
+        "tubelet",
+        "foreground mask",
+        "token mask",
+        "mask ratio",
+        "query",
+        "key",
+    } <= single
+    assert {"queue", "momentum encoder", "linear probe", "fine-tuning", "R@k", "world", "run store"} <= single
+    assert {"verdict", "narrowly", "unbiased test", "puppets", "source", "background", "still"} <= single
 
 
 def test_nothing_is_loaded_from_elsewhere(site, pages):
@@ -488,3 +524,45 @@ def test_no_page_is_wider_than_a_phone_and_none_asks_the_network(site, pages, ch
         assert not empty, f"{name}: {empty}"
     context.close()
     assert not wide and not asked and not broken, (wide, asked[:5], broken[:5])
+
+
+def edge_shades(page, box, where):
+    "How far the last columns of pixels of a box, at one end, are from the page's own colour, once it is scrolled."
+    box.evaluate("(e, x) => { e.scrollLeft = x }", where)
+    page.wait_for_timeout(100)
+    picture = np.asarray(Image.open(io.BytesIO(box.screenshot())).convert("L"), float)
+    back = np.median(picture)
+    return {side: abs(np.median(picture[:, x]) - back) for side, x in (("left", 1), ("right", -2))}
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(
+    "name, chosen", [("claims.html", ".scroll"), ("library/clips/01_video.html", ".cell_input pre")]
+)
+def test_what_is_cut_on_a_phone_shows_that_it_scrolls(site, chromium, scheme, name, chosen):
+    "A shadow at the end where a table or code goes on, and none where it ends: seen in the pixels, without JavaScript."
+    shape = dict(width=390, height=844)
+    context = chromium.new_context(viewport=shape, color_scheme=scheme, java_script_enabled=False)
+    page = context.new_page()
+    page.goto((site / name).as_uri())
+    boxes = page.locator(f"article {chosen}").all()
+    wide = next(b for b in boxes if b.evaluate("e => e.scrollWidth - e.clientWidth > 40"))
+    start, end = edge_shades(page, wide, 0), edge_shades(page, wide, 10_000)
+    context.close()
+    assert start["left"] < 3 and end["right"] < 3
+    assert start["right"] > 25 and end["left"] > 25
+
+
+@pytest.mark.parametrize("width", [1280, 1440])
+def test_code_is_not_cut_on_a_desktop(site, pages, chromium, width):
+    "Every cell of every lesson; the style's limit is 110 columns."
+    context = chromium.new_context(viewport=dict(width=width, height=900))
+    page, cut = context.new_page(), {}
+    wider = "[...document.querySelectorAll('.cell_input pre')].map(p => p.scrollWidth - p.clientWidth)"
+    for name in pages:
+        if name.startswith("library/"):
+            page.goto((site / name).as_uri())
+            if most := max([0, *page.evaluate(wider)]):
+                cut[name] = most
+    context.close()
+    assert not cut
