@@ -30,7 +30,7 @@ from filelock import Timeout
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from . import datasets, methods, models, protocols, recipes, runs, settings, show, tables
+from . import datasets, methods, models, protocols, recipes, runs, settings, show, tables, vit
 from .augment import MEAN, STD, Photometric, luma, normalize, to_float
 from .clips import ClipDataset, TooManyBadFiles, batches
 from .contents import sha256
@@ -332,16 +332,30 @@ def _default_out(wish: Wish, index: Index, identity: dict) -> Path:
     return settings.outputs() / "own" / f"{name}-{wish.method}-{wish.profile}-{mark}"
 
 # %% ../nbs/use/41_own.ipynb #ad516ddc
+_IN_FOLDERS = (ENCODER, *runs.WEIGHTS.values(), "model.safetensors")  # the last as Hugging Face names it
+
+
+def _folder_of_run(name: str) -> Path | None:
+    "The folder of the stored run whose hash begins so. Raises WeightsError for several."
+    if not re.fullmatch("[0-9a-f]{4,16}", name):
+        return None
+    found = sorted(settings.runs().glob(f"{name}*"))
+    if len(found) > 1:
+        raise models.WeightsError(f"{name}: {len(found)} stored runs begin so; give more digits")
+    return found[0] if found else None
+
+
 def weights_file(
-    path: str | Path,  # a file, or the folder of a pretraining or of a stored run
+    path: str | Path,  # a file; the folder of a pretraining, a stored run or `save_pretrained`; a run's hash
 ) -> Path:
     "The file that holds the weights. Raises WeightsError if there is none."
     path = Path(path).expanduser()
+    path = path if path.exists() else _folder_of_run(str(path)) or path
     if path.is_dir():
-        for name in (ENCODER, "weights.safetensors"):
+        for name in _IN_FOLDERS:
             if (path / name).is_file():
                 return path / name
-        raise models.WeightsError(f"{path}: a folder without {ENCODER} or weights.safetensors; name the file")
+        raise models.WeightsError(f"{path}: a folder without {' or '.join(_IN_FOLDERS)}; name the file")
     if not path.is_file():
         raise models.WeightsError(f"{path}: no such file of weights")
     if path.name == runs.DECODER:
@@ -873,7 +887,8 @@ def pretrain(
     return Pretrained(ready.file, meta)
 
 # %% ../nbs/use/41_own.ipynb #8cbfde51
-_PUBLISHED = {"i3d": recipes.Clips(16, 2, 224), "s3d": recipes.Clips(16, 2, 224)}  # all others: 112 pixels
+_PUBLISHED = dict.fromkeys(("i3d", "s3d", "i2d", "r2plus1d_50", "r2d_50"), recipes.Clips(16, 2, 224))
+_PUBLISHED |= dict.fromkeys(("vit_small", "vit_base"), recipes.Clips(16, 4, 224))  # all others: 112 pixels
 
 
 def _backbone_of(path: Path, backbone: str | None, recipe: dict) -> str:
@@ -896,8 +911,19 @@ def _clips_of(name: str, recipe: dict) -> recipes.Clips:
     return recipes.Clips(**cut)
 
 # %% ../nbs/use/41_own.ipynb #3ff8484b
+def _pixels_of(name: str, recipe: dict, layout: str) -> tuple:  # mean, standard deviation
+    "How the pixels of an encoder's clips are normalised."
+    if said := recipe.get("normalisation"):
+        return said["mean"], said["std"]
+    if recipe:
+        return MEAN, STD
+    if name == "i3d" and layout == "torchvision":  # published with I3D; FAME's see them as this library does
+        return (0.5,) * 3, (0.5,) * 3
+    return models.layout_named(layout).pixels or (MEAN, STD)
+
+
 def load_encoder(
-    path: str | Path,  # .safetensors, .pt, .pth or .tar; or the folder of a pretraining or of a stored run
+    path: str | Path,  # .safetensors, .pt, .pth or .tar; or what `weights_file` finds a file by
     backbone: str | None = None,  # a name of `mvnb.models.build`, when the file does not say
     *,
     frames: int | None = None,  # of a clip; None: as the encoder was trained
@@ -908,22 +934,17 @@ def load_encoder(
     path = weights_file(path)
     runs.check_file(path)
     meta = models.read_weights(path)[1]
-    recipe = models.recipe_of(path, meta)
+    recipe = models.recipe_of(path, meta) or vit.described(path)
     name = _backbone_of(path, backbone, recipe)
     if name != recipe.get("backbone"):
         recipe = {}  # it describes another network
-    encoder, _, report = models.rebuilt(path, name)
+    encoder, _, report = models.rebuilt(path, name, recipe)
     given = _given(length=frames, stride=stride, size=size)
     encoder.clips = replace(_clips_of(name, recipe), **given)
     encoder.name = name
     encoder.file = path
     encoder.meta = meta
-    encoder.mean = MEAN
-    encoder.std = STD
-    # the weights published with I3D see pixels in [-1, 1], FAME's see them as this library does
-    if name == "i3d" and not recipe and report.layout == "torchvision":
-        encoder.mean = (0.5,) * 3
-        encoder.std = (0.5,) * 3
+    encoder.mean, encoder.std = _pixels_of(name, recipe, report.layout)
     return encoder.eval()
 
 # %% ../nbs/use/41_own.ipynb #cdbd4da8
