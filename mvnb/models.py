@@ -1278,10 +1278,13 @@ def to_torchvision(
     with torch.device("meta"):
         theirs = torchvision_model(name, model.num_classes or 400)
     wanted = theirs.state_dict()
-    ours = {k: v.squeeze(2) if v.ndim == wanted[k].ndim + 1 else v for k, v in model.state_dict().items()}
-    other = [k for k, v in ours.items() if v.shape != wanted[k].shape]
+    flat = name in ("i2d", "r2d_50")  # kernels of single frames have no time there
+    ours = {k: v.squeeze(2) if flat and v.ndim == 5 else v for k, v in model.state_dict().items()}
+    other = [k for k in wanted.keys() | ours.keys() if k not in ours or k not in wanted]
+    other = [k for k in other if not k.startswith(model.classifier_prefix) or model.num_classes]
+    other += [k for k in wanted.keys() & ours.keys() if wanted[k].shape != ours[k].shape]
     if other or _epsilons(model) != _epsilons(theirs):
-        what = f"{other[0]} is {list(ours[other[0]].shape)}" if other else "its batch norm has another ε"
+        what = f"{min(other)} differs" if other else "its batch norm has another ε"
         raise WeightsError(f"this {name} was built with settings that torchvision's does not have: {what}")
     return {k: v.detach().cpu().contiguous().clone() for k, v in ours.items()}
 

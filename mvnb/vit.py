@@ -6,7 +6,7 @@
 __all__ = ['IMAGENET_STD', 'grid_of', 'patchify', 'unpatchify', 'PatchEmbed', 'sincos', 'Positions', 'Attention', 'DropPath',
            'MLP', 'Block', 'ViT', 'DividedBlock', 'TimeSformer', 'layer_of', 'parameter_groups', 'split', 'pick',
            'mean_and_std', 'targets', 'Decoder', 'Guess', 'MAE', 'reconstruct', 'attention_map', 'from_hf', 'described',
-           'to_hf']
+           'convertible', 'to_hf']
 
 # %% ../nbs/learn/21_vit.ipynb #84ec7fe7
 import json
@@ -844,7 +844,11 @@ def _config_of(model: ViT | MAE, frames: int, size: int) -> dict:
     )
 
 # %% ../nbs/learn/21_vit.ipynb #a5b0c1d2
-def _convertible(model: ViT | MAE, frames: int, size: int) -> ViT:
+def convertible(
+    model: nn.Module,
+    frames: int,  # length of the clips
+    size: int,  # their height and width
+) -> ViT:
     "The encoder of a network that VideoMAE's classes can read. Raises WeightsError for another one."
     vit = model.backbone if isinstance(model, MAE) else model
     if isinstance(model, MAE) and not model.norm_pix:
@@ -869,7 +873,7 @@ def to_hf(
     Raises WeightsError for divided attention, which VideoMAE lacks, for an autoencoder of other pixels than
     normalised ones, and for a size that tubelets do not fill.
     """
-    vit = _convertible(model, frames, size)
+    vit = convertible(model, frames, size)
     tensors = _to_theirs(model.state_dict())
     if "classifier.weight" in tensors:
         tensors["fc_norm.weight"] = torch.ones(vit.dim)
