@@ -1223,7 +1223,8 @@ def _fill(place: Path, to: str, model: nn.Module, encoder):
         tensors = models.to_torchvision(model, encoder.name)
         settings.save_whole(place / "model.safetensors", serialize(tensors, {"format": "pt"}))
         return
-    vit.to_hf(model, place, encoder.clips.length, encoder.clips.size)
+    clips = encoder.clips
+    vit.to_hf(model, place, clips.length, clips.size, clips.stride)
     if encoder.channels == 3:
         _write_json(place / "preprocessor_config.json", _processor(encoder))
 

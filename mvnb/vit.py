@@ -769,6 +769,9 @@ def from_hf(
     return model.eval()
 
 # %% ../nbs/learn/21_vit.ipynb #8dc74ea4
+_STRIDE = "frame_sampling_rate"  # our word in a config.json for the step between frames
+
+
 def _name_of(model: dict) -> str:  # of `mvnb.models.build`
     "The name that networks of this shape have, or that of the ViT-B, whose settings can be changed."
     for name, (maker, settings_) in BACKBONES.items():
@@ -806,7 +809,8 @@ def described(
         eps=config["layer_norm_eps"],
         channels=config["num_channels"],
     )
-    clips = dict(length=config["num_frames"], size=config["image_size"])
+    stride = config.get(_STRIDE, 4)  # 4: VideoMAE's on Kinetics
+    clips = dict(length=config["num_frames"], stride=stride, size=config["image_size"])
     return dict(backbone=_name_of(model), model=model, clips=clips, **_pixels_beside(path.parent))
 
 # %% ../nbs/learn/21_vit.ipynb #cb457516
@@ -867,6 +871,7 @@ def to_hf(
     folder: str | Path,  # made if need be
     frames: int = 16,  # length of the clips
     size: int = 224,  # their height and width
+    stride: int | tuple | None = None,  # between their frames; noted, since a config.json has no word for it
 ) -> Path:  # the folder
     """Writes config.json and model.safetensors, for `from_pretrained` of transformers' VideoMAE classes.
 
@@ -880,7 +885,8 @@ def to_hf(
         tensors["fc_norm.bias"] = torch.zeros(vit.dim)
     folder = Path(folder)
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    config = json.dumps(_config_of(model, frames, size), indent=2) + "\n"
+    config = _config_of(model, frames, size) | ({} if stride is None else {_STRIDE: stride})
+    config = json.dumps(config, indent=2) + "\n"
     settings.save_whole(folder / "model.safetensors", serialize(tensors, {"format": "pt"}))
     settings.save_whole(folder / "config.json", config)
     return folder
