@@ -19,8 +19,8 @@ $(READY): constraints.txt pyproject.toml
 	@touch $@
 
 $(MORE): $(READY)
-	@echo "Adding what the batch of tables, the site, the browser test and the comparison with Hugging Face need"
-	@$(BIN)/python -m pip install --disable-pip-version-check --no-input --progress-bar on -c constraints.txt -e '.[dev,batch,docs,browser,hub]' > .venv/install-more.log 2>&1 || { tail -n 20 .venv/install-more.log; echo "The installation failed; the whole log is .venv/install-more.log"; exit 1; }
+	@echo "Adding what the batch of tables, the site, the browser test, the comparison with Hugging Face and Parquet need"
+	@$(BIN)/python -m pip install --disable-pip-version-check --no-input --progress-bar on -c constraints.txt -e '.[dev,batch,docs,browser,hub,parquet]' > .venv/install-more.log 2>&1 || { tail -n 20 .venv/install-more.log; echo "The installation failed; the whole log is .venv/install-more.log"; exit 1; }
 	@touch $@
 
 demo: $(READY)  ## a paper's table on the puppets, three seeds, beside the committed numbers

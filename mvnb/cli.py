@@ -168,6 +168,14 @@ def _features(args) -> int:
     _say(own.features(args.path, args.weights, args.out, workers=_workers(args.workers), **wish))
     return 0
 
+# %% ../nbs/use/43_cli.ipynb #133c30a6
+def _export(args) -> int:
+    "An encoder in the form of another library."
+    from mvnb import own
+
+    _say(own.export(args.encoder, args.to, args.out, backbone=args.backbone))
+    return 0
+
 # %% ../nbs/use/43_cli.ipynb #bdf4a874
 def _parameters(args, profile: str | None = None) -> dict:  # profile: instead of the one that was given
     "The parameters of a table's notebook. Raises Refused or ValueError."
@@ -929,13 +937,34 @@ _FEATURES = (
         required=True,
         help="an encoder from `mvnb pretrain`, a stored run's weights, or a published file (with --backbone)",
     ),
-    arg("--out", default="features.npz", help="the map goes beside it; default %(default)s"),
+    arg(
+        "--out",
+        default="features.npz",
+        help="a name in .npz, .csv or .parquet; map and k-NN check go beside it; default %(default)s",
+    ),
     arg("--backbone", help="such as r2plus1d_18, when the file does not say"),
     arg("--views", type=int, default=4, help="clips of each video, averaged; default %(default)s"),
     arg("--batch-size", type=int, default=8, help="videos at a time; default %(default)s"),
     *_CLIP,
     arg("--map", choices=("tsne", "pca", "none"), help="default: tsne for 50 to 5000 videos, else pca"),
     *_MACHINE,
+)
+
+# %% ../nbs/use/43_cli.ipynb #093e2223
+_EXPORT = (
+    arg(
+        "encoder",
+        metavar="ENCODER",
+        help="a file of weights, the folder of a pretraining or of a stored run, or a stored run's hash",
+    ),
+    arg(
+        "--to",
+        required=True,
+        choices=("torchvision", "huggingface"),
+        help="torchvision: a state dict; huggingface: a folder for `from_pretrained` of VideoMAE's classes",
+    ),
+    arg("--out", metavar="FOLDER", help="default: outputs/exported/<name>-<library>"),
+    arg("--backbone", help="such as r2plus1d_18, when the file does not say"),
 )
 
 # %% ../nbs/use/43_cli.ipynb #26c0aac7
@@ -1067,8 +1096,15 @@ COMMANDS = (
         _OWN,
         f"{_GOES_ON} Options that are not given are as the profile says.",
     ),
-    Command("features", _features, "features of a folder of videos as .npz, and a map of them", _FEATURES),
+    Command(
+        "features",
+        _features,
+        "features of a folder of videos as .npz, .csv or .parquet, a map of them and a k-NN check",
+        _FEATURES,
+        f"{_GOES_ON} A video that cannot be read keeps its row, with NaN in place of its features.",
+    ),
     *_ABOUT_DATA,
+    Command("export", _export, "an encoder as torchvision or Hugging Face opens it, with a card", _EXPORT),
     Command("runs list", _runs_list, "all stored runs"),
 )
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ENDINGS', 'ENCODER', 'CHECKED', 'RUN', 'LOAD', 'OwnError', 'videos', 'value_of', 'Wish', 'Plan', 'weights_file',
-           'plan', 'check', 'listing', 'Pretrained', 'pretrain', 'load_encoder', 'prepare', 'Features', 'load_features',
-           'nearest_share', 'features', 'coordinates', 'draw_map']
+           'plan', 'check', 'listing', 'Pretrained', 'pretrain', 'load_encoder', 'prepare', 'Exported', 'export',
+           'Features', 'load_features', 'nearest_share', 'knn', 'table', 'features', 'coordinates', 'draw_map']
 
 # %% ../nbs/use/41_own.ipynb #202a4f12
 import glob
@@ -21,16 +21,20 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from fastcore.basics import patch
 from filelock import Timeout
+from safetensors.torch import save as serialize
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from . import datasets, methods, models, protocols, recipes, runs, settings, show, tables
+import mvnb
+from . import datasets, methods, models, protocols, recipes, runs, settings, show, tables, vit
 from .augment import MEAN, STD, Photometric, luma, normalize, to_float
 from .clips import ClipDataset, TooManyBadFiles, batches
 from .contents import sha256
@@ -332,16 +336,30 @@ def _default_out(wish: Wish, index: Index, identity: dict) -> Path:
     return settings.outputs() / "own" / f"{name}-{wish.method}-{wish.profile}-{mark}"
 
 # %% ../nbs/use/41_own.ipynb #ad516ddc
+_IN_FOLDERS = (ENCODER, *runs.WEIGHTS.values(), "model.safetensors")  # the last as Hugging Face names it
+
+
+def _folder_of_run(name: str) -> Path | None:
+    "The folder of the stored run whose hash begins so. Raises WeightsError for several."
+    if not re.fullmatch("[0-9a-f]{4,16}", name):
+        return None
+    found = sorted(settings.runs().glob(f"{name}*"))
+    if len(found) > 1:
+        raise models.WeightsError(f"{name}: {len(found)} stored runs begin so; give more digits")
+    return found[0] if found else None
+
+
 def weights_file(
-    path: str | Path,  # a file, or the folder of a pretraining or of a stored run
+    path: str | Path,  # a file; the folder of a pretraining, a stored run or `save_pretrained`; a run's hash
 ) -> Path:
     "The file that holds the weights. Raises WeightsError if there is none."
     path = Path(path).expanduser()
+    path = path if path.exists() else _folder_of_run(str(path)) or path
     if path.is_dir():
-        for name in (ENCODER, "weights.safetensors"):
+        for name in _IN_FOLDERS:
             if (path / name).is_file():
                 return path / name
-        raise models.WeightsError(f"{path}: a folder without {ENCODER} or weights.safetensors; name the file")
+        raise models.WeightsError(f"{path}: a folder without {' or '.join(_IN_FOLDERS)}; name the file")
     if not path.is_file():
         raise models.WeightsError(f"{path}: no such file of weights")
     if path.name == runs.DECODER:
@@ -873,7 +891,8 @@ def pretrain(
     return Pretrained(ready.file, meta)
 
 # %% ../nbs/use/41_own.ipynb #8cbfde51
-_PUBLISHED = {"i3d": recipes.Clips(16, 2, 224), "s3d": recipes.Clips(16, 2, 224)}  # all others: 112 pixels
+_PUBLISHED = dict.fromkeys(("i3d", "s3d", "i2d", "r2plus1d_50", "r2d_50"), recipes.Clips(16, 2, 224))
+_PUBLISHED |= dict.fromkeys(("vit_small", "vit_base"), recipes.Clips(16, 4, 224))  # all others: 112 pixels
 
 
 def _backbone_of(path: Path, backbone: str | None, recipe: dict) -> str:
@@ -896,8 +915,19 @@ def _clips_of(name: str, recipe: dict) -> recipes.Clips:
     return recipes.Clips(**cut)
 
 # %% ../nbs/use/41_own.ipynb #3ff8484b
+def _pixels_of(name: str, recipe: dict, layout: str) -> tuple:  # mean, standard deviation
+    "How the pixels of an encoder's clips are normalised."
+    if said := recipe.get("normalisation"):
+        return said["mean"], said["std"]
+    if recipe:
+        return MEAN, STD
+    if name == "i3d" and layout == "torchvision":  # published with I3D; FAME's see them as this library does
+        return (0.5,) * 3, (0.5,) * 3
+    return models.layout_named(layout).pixels or (MEAN, STD)
+
+
 def load_encoder(
-    path: str | Path,  # .safetensors, .pt, .pth or .tar; or the folder of a pretraining or of a stored run
+    path: str | Path,  # .safetensors, .pt, .pth or .tar; or what `weights_file` finds a file by
     backbone: str | None = None,  # a name of `mvnb.models.build`, when the file does not say
     *,
     frames: int | None = None,  # of a clip; None: as the encoder was trained
@@ -908,22 +938,17 @@ def load_encoder(
     path = weights_file(path)
     runs.check_file(path)
     meta = models.read_weights(path)[1]
-    recipe = models.recipe_of(path, meta)
+    recipe = models.recipe_of(path, meta) or vit.described(path)
     name = _backbone_of(path, backbone, recipe)
     if name != recipe.get("backbone"):
         recipe = {}  # it describes another network
-    encoder, _, report = models.rebuilt(path, name)
+    encoder, _, report = models.rebuilt(path, name, recipe)
     given = _given(length=frames, stride=stride, size=size)
     encoder.clips = replace(_clips_of(name, recipe), **given)
     encoder.name = name
     encoder.file = path
     encoder.meta = meta
-    encoder.mean = MEAN
-    encoder.std = STD
-    # the weights published with I3D see pixels in [-1, 1], FAME's see them as this library does
-    if name == "i3d" and not recipe and report.layout == "torchvision":
-        encoder.mean = (0.5,) * 3
-        encoder.std = (0.5,) * 3
+    encoder.mean, encoder.std = _pixels_of(name, recipe, report.layout)
     return encoder.eval()
 
 # %% ../nbs/use/41_own.ipynb #cdbd4da8
@@ -952,12 +977,293 @@ def prepare(
         clips = to_float(_dataset(index, encoder, views).read(0)["clip"])
     return normalize(clips, encoder.mean, encoder.std)
 
+# %% ../nbs/use/41_own.ipynb #1fd3ea81
+def _with_head(path: Path, encoder, recipe: dict) -> models.Backbone:
+    "The network of a file, with its classifier where fine-tuning left one that is a linear layer."
+    tensors = models.read_weights(path)[0]
+    alone = "head.weight" not in tensors or (recipe.get("params") or {}).get("normalize")
+    if recipe.get("kind") != "finetune" or alone:
+        return encoder
+    model = models.rebuilt(path, encoder.name, recipe, len(tensors["head.weight"]))[0].eval()
+    for name, value in model.state_dict().items():
+        if name.startswith(model.classifier_prefix):
+            value.copy_(tensors[f"head.{name.rpartition('.')[2]}"].view_as(value))
+    return model
+
+
+def _autoencoder(path: Path, recipe: dict) -> tuple:  # MAE or None, a remark
+    "The autoencoder around an encoder. Raises WeightsError for a decoder that does not fit."
+    file = path.with_name(runs.DECODER)
+    if path.name not in (ENCODER, runs.WEIGHTS["pretrain"]) or not file.is_file():
+        return None, ""
+    whole = runs.built(recipes.from_json(recipe)).autoencoder.eval()
+    if not whole.norm_pix:
+        return None, (
+            "Its decoder guesses pixels as they are, VideoMAE's guesses normalised ones: it stays behind."
+        )
+    models.load_weights(whole.backbone, path)
+    remark = "VideoMAEModel opens the encoder alone; its tokens have passed the norm before the decoder."
+    found = whole.load_state_dict(models.read_weights(file)[0], strict=False)
+    absent = [name for name in found.missing_keys if not name.startswith("backbone.")]
+    if absent or found.unexpected_keys:
+        raise models.WeightsError(f"{file} is not of {path}: {(absent + found.unexpected_keys)[0]}")
+    return whole, remark
+
+# %% ../nbs/use/41_own.ipynb #7de7653a
+def _for_torchvision(model: models.Backbone, name: str) -> str:
+    more = f", num_classes={model.num_classes}" if model.num_classes else ""
+    more += ", aux_logits=False, init_weights=False" if name == "i2d" else ""
+    rest = "" if model.num_classes else ", strict=False"
+    about = "" if model.num_classes else "  # its classifier is new"
+    return f"""from safetensors.torch import load_file
+from torchvision.models import get_model
+
+model = get_model("{models.TORCHVISION[name]}", weights=None{more})
+model.load_state_dict(load_file("this/folder/model.safetensors"){rest}){about}"""
+
+
+_AFTER = {
+    "VideoMAEModel": """
+tokens = model(pixel_values=clips.transpose(1, 2)).last_hidden_state
+feature = torch.nn.functional.layer_norm(tokens.mean(1), tokens.shape[-1:])""",
+    "VideoMAEForVideoClassification": "\nlogits = model(pixel_values=clips.transpose(1, 2)).logits",
+    "VideoMAEForPreTraining": """
+guess = model(pixel_values=clips.transpose(1, 2), bool_masked_pos=hidden)  # bool [B,N], as many in each""",
+}  # class of transformers -> how it is called
+
+
+def _for_transformers(model: nn.Module) -> str:
+    kind = "VideoMAEModel"
+    if isinstance(model, vit.MAE):
+        kind = "VideoMAEForPreTraining"
+    elif model.num_classes:
+        kind = "VideoMAEForVideoClassification"
+    first = "import torch\n" if kind == "VideoMAEModel" else ""
+    return f"""{first}from transformers import {kind}
+
+model = {kind}.from_pretrained("this/folder").eval(){_AFTER[kind]}"""
+
+# %% ../nbs/use/41_own.ipynb #6947e365
+def _evaluations(file: Path, recipe: dict) -> list:  # of (how, data, test, accuracy)
+    "The stored numbers of an encoder."
+    found = []
+    digest = f"sha256:{sha256(file)}"
+    for record in runs.stored():
+        said = record["recipe"]
+        mine = bool(recipe) and recipe in (said, said["parent"])
+        if said["kind"] == "pretrain" or not (mine or said["model"].get("weights") == digest):
+            continue
+        for test, values in record["metrics"].items():
+            for name, score in (("top1", "top-1"), ("R@1", "R@1")):
+                if isinstance(values, dict) and name in values:
+                    data = f"{said['data']['name']}, profile {said['profile']}, seed {said['seed']}"
+                    found.append((said["kind"], data, test, f"{score} {values[name]:.1f} %"))
+    return found
+
+
+def _numbers(file: Path, meta: dict, recipe: dict) -> str:  # Markdown
+    "What is known of an encoder's worth."
+    lines = [f"- {name} at the end of pretraining: {value:.4g}" for name, value in _metrics_of(meta)]
+    rows = _evaluations(file, recipe)
+    if rows:
+        lines += ["", "| evaluated by | data | test | accuracy |", "|---|---|---|---|"]
+        lines += [f"| {' | '.join(row)} |" for row in rows]
+    else:
+        lines += ["", "No stored run has evaluated this encoder."]
+    return "\n".join(lines).strip()
+
+
+def _metrics_of(meta: dict) -> list:  # of (name, number)
+    "The last numbers of a pretraining on own videos."
+    return [(k, v) for k, v in meta.get("metrics", {}).items() if isinstance(v, (int, float))]
+
+# %% ../nbs/use/41_own.ipynb #dacb0b8e
+_SMALL = {
+    "smoke": "a few steps to try the machinery, which teach nothing",
+    "demo": "a network and clips of laptop size, no reproduction of a paper",
+}
+
+
+def _circumstances(file: Path, meta: dict) -> list:  # of lines
+    "On what an encoder was trained, and by which commit."
+    if result := meta.get("result"):
+        return [f"- {_count(result['steps'], 'step')} on {result['device']}, commit {meta.get('commit')}"]
+    record = next((r["meta"] for r in runs.stored() if r["hash"] == file.parent.name), None)
+    return [f"- run {file.parent.name} on {record['device']}, commit {record['commit']}"] if record else []
+
+
+def _training(file: Path, recipe: dict, meta: dict) -> str:  # Markdown
+    "What trained an encoder."
+    if not {"kind", "profile", "seed"} <= recipe.keys():
+        return "The file says nothing about its training."
+    lines = []
+    for one in filter(None, [recipe.get("parent"), recipe]):
+        how = f"{one['kind']} by {one['method']}" if one.get("method") else one["kind"]
+        seen = meta.get("videos") or {}
+        data = f"{seen['folder']} ({_count(seen['used'], 'video')})" if seen else one["data"]["name"]
+        lines.append(f"- {how}, on {data}, profile {one['profile']}, seed {one['seed']}")
+    small = _SMALL.get(recipe["profile"])
+    lines += [f"- profile {recipe['profile']}: {small}"] if small else []
+    return "\n".join([*lines, *_circumstances(file, meta)])
+
+# %% ../nbs/use/41_own.ipynb #22d043e9
+def _licence(recipe: dict) -> tuple:  # for the header; in words
+    "What is known about rights in the weights."
+    name = (recipe.get("data") or {}).get("name", "")
+    code = "The code that trained and wrote this, mvnb, is under Apache-2.0."
+    if name.startswith("puppets"):
+        return "apache-2.0", f"{code} So are the videos, which it draws itself, and these weights."
+    about = {
+        "": "Where the weights come from, and under which terms, their file does not say: ask who made them.",
+        "folder": "The weights come from somebody's own videos, whose terms mvnb does not know.",
+    }
+    other = f"The weights come from {name}: its terms apply, which may allow research alone."
+    return "other", f"{code} {about.get(name, other)}"
+
+# %% ../nbs/use/41_own.ipynb #c6fa7f73
+_MARK = "written by `mvnb export`"  # in every card
+
+
+def _clips_said(encoder) -> str:
+    "What an encoder takes, in words."
+    kind = "gray, [B,1,T,H,W]" if encoder.channels == 1 else "RGB, [B,3,T,H,W]"
+    mean, std = (", ".join(f"{value:.6g}" for value in values) for values in (encoder.mean, encoder.std))
+    return f"`clips` are {kind}, {encoder.clips}, pixels in [0, 1] less ({mean}) and divided by ({std})."
+
+
+def _card(encoder, recipe: dict, load: str, remark: str) -> str:  # Markdown
+    "A model card."
+    licence, words = _licence(recipe)
+    count = sum(p.numel() for p in encoder.parameters())
+    called = f"```python\n{load}\n```\n\n{_clips_said(encoder)}"
+    sections = {
+        "What trained it": _training(encoder.file, recipe, encoder.meta),
+        "How to load it": f"{called}\n\n{remark}".rstrip(),
+        "Numbers": _numbers(encoder.file, encoder.meta, recipe),
+        "Licence": words,
+        "Recipe": f"```json\n{json.dumps(recipe, indent=1, sort_keys=True)}\n```",
+    }
+    head = f"""---
+license: {licence}
+tags: [video, self-supervised, mvnb]
+---
+# {encoder.name}
+
+A video encoder of {count / 1e6:.2f} M parameters, whose features are {encoder.dim} numbers.
+This folder was {_MARK}, version {mvnb.__version__}."""
+    return "\n\n".join([head, *(f"## {name}\n\n{text}" for name, text in sections.items())]) + "\n"
+
+# %% ../nbs/use/41_own.ipynb #bcec2608
+@dataclass(frozen=True, repr=False)
+class Exported:
+    "What `export` wrote."
+
+    folder: Path
+    load: str  # how to load it
+    remark: str = ""  # what was left behind
+
+    def __str__(self):
+        names = ", ".join(sorted(path.name for path in self.folder.iterdir()))
+        lines = [
+            f"The folder is {_shown(self.folder)}",
+            f"  {names}",
+            *filter(None, [self.remark]),
+            "Load it:",
+        ]
+        here = self.load.replace("this/folder", _shown(self.folder))
+        return "\n".join([*lines, *(f"    {line}".rstrip() for line in here.splitlines())])
+
+    __repr__ = __str__
+
+# %% ../nbs/use/41_own.ipynb #a594f9db
+def _free(folder: Path):
+    "Raises OwnError where a folder holds something else than an earlier export."
+    card = folder / "README.md"
+    ours = card.is_file() and _MARK in card.read_text(encoding="utf-8", errors="replace")
+    if folder.exists() and not ours and not (folder.is_dir() and not any(folder.iterdir())):
+        raise OwnError(
+            f"{_shown(folder)} is there already and is no export: choose another folder with --out"
+        )
+
+
+@contextmanager
+def _fresh(folder: Path) -> Iterator[Path]:
+    "A folder to fill, which then takes the place of an earlier export."
+    lock = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
+    with settings.locked(settings.runs() / ".locks" / f"export-{lock}.lock"):
+        with settings.written(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+        with settings.folder_written(folder) as place:
+            yield place
+
+# %% ../nbs/use/41_own.ipynb #02a475ea
+def _processor(encoder) -> dict:
+    "What transformers' VideoMAEImageProcessor needs, for clips as this encoder takes them."
+    size = encoder.clips.size
+    scaled = dict(do_resize=True, size={"shortest_edge": size}, do_rescale=True, rescale_factor=1 / 255)
+    cut = dict(do_center_crop=True, crop_size=dict(height=size, width=size))
+    pixels = dict(do_normalize=True, image_mean=list(encoder.mean), image_std=list(encoder.std))
+    return dict(image_processor_type="VideoMAEImageProcessor", **scaled, **cut, **pixels)
+
+# %% ../nbs/use/41_own.ipynb #bb9caa78
+def _prepared(to: str, encoder, recipe: dict) -> tuple:  # the network to write, how to load it, a remark
+    "Raises WeightsError where the other library has no such network."
+    model = _with_head(encoder.file, encoder, recipe)
+    if to == "torchvision":
+        models.to_torchvision(model, encoder.name)
+        return model, _for_torchvision(model, encoder.name), ""
+    vit.convertible(model, encoder.clips.length, encoder.clips.size)
+    whole, remark = _autoencoder(encoder.file, recipe)
+    return whole or model, _for_transformers(whole or model), remark
+
+
+def _fill(place: Path, to: str, model: nn.Module, encoder):
+    "Writes the weights, and what describes them."
+    if to == "torchvision":
+        tensors = models.to_torchvision(model, encoder.name)
+        settings.save_whole(place / "model.safetensors", serialize(tensors, {"format": "pt"}))
+        return
+    clips = encoder.clips
+    vit.to_hf(model, place, clips.length, clips.size, clips.stride)
+    if encoder.channels == 3:
+        _write_json(place / "preprocessor_config.json", _processor(encoder))
+
+# %% ../nbs/use/41_own.ipynb #cc775c21
+_TO = ("torchvision", "huggingface")
+
+
+def export(
+    weights: str | Path,  # see `weights_file`
+    to: str,  # "torchvision" or "huggingface"
+    out: str | Path | None = None,  # a folder; None: below outputs/exported
+    *,
+    backbone: str | None = None,  # when the weights do not say
+) -> Exported:
+    """Writes an encoder as another library opens it, with a model card.
+
+    Raises WeightsError where that library has no such network, OwnError for an occupied folder."""
+    if to not in _TO:
+        raise OwnError(f"{to!r} is not known{settings.nearest(to, _TO)}: use {' or '.join(_TO)}")
+    encoder = load_encoder(weights, backbone)
+    file = encoder.file
+    name = file.parent.name if file.name in _IN_FOLDERS else file.stem
+    folder = _absolute(out) if out else settings.outputs() / "exported" / f"{name}-{to}"
+    _free(folder)
+    recipe = models.recipe_of(file, encoder.meta) or vit.described(file)
+    recipe = recipe if recipe.get("backbone") == encoder.name else {}
+    model, load, remark = _prepared(to, encoder, recipe)
+    card = _card(encoder, recipe, load, remark)
+    with _fresh(folder) as place:
+        _fill(place, to, model, encoder)
+        settings.save_whole(place / "README.md", card)
+    return Exported(folder, load, remark)
+
 # %% ../nbs/use/41_own.ipynb #5bed8e19
 @dataclass(repr=False)
 class Features:
     "Features of a folder of videos, as stored in an .npz file."
 
-    values: np.ndarray  # float32 [N,D], zeros where not ok
+    values: np.ndarray  # float32 [N,D], NaN where not ok
     paths: np.ndarray  # text [N], relative
     ok: np.ndarray  # bool [N]
     reasons: np.ndarray  # text [N], why a video could not be read; "" where ok
@@ -966,6 +1272,8 @@ class Features:
     about: dict  # backbone, weights (SHA-256), videos, views, clips, ...
     file: Path | None = None  # where they are stored
     map: Path | None = None  # the picture
+    table: Path | None = None  # the same as CSV or Parquet
+    knn: Path | None = None  # the k-NN check
     new: bool = True  # False: they had been stored before
 
     @property
@@ -981,8 +1289,10 @@ def load_features(
     names = ("features", "paths", "ok", "reasons", "labels", "classes")
     try:
         with np.load(file, allow_pickle=False) as stored:
-            arrays = [stored[name] for name in names]
-            return Features(*arrays, json.loads(str(stored["about"])), Path(file))
+            values, *others = (stored[name] for name in names)
+            found = Features(values, *others, json.loads(str(stored["about"])), Path(file))
+            found.values[~found.ok] = np.nan  # zeros in old files
+            return found
     except Exception as e:
         raise OwnError(
             f"{_shown(file)}: no file of features ({type(e).__name__}): "
@@ -990,23 +1300,65 @@ def load_features(
         ) from None
 
 # %% ../nbs/use/41_own.ipynb #c2881ff1
+def _votes(features: Features, k: int) -> tuple | None:  # int64 [n], bool [n]; None: nothing to compare
+    "Labels of the readable videos in class folders, and whether most of the k nearest others share them."
+    keep = features.ok & (features.labels >= 0)
+    labels = features.labels[keep]
+    n = len(labels)
+    if len(features.classes) < 2 or n < 3 or k >= n:
+        return None
+    near = protocols.neighbours(features.values[keep], features.values[keep], k + 1).numpy()
+    itself = near == np.arange(n)[:, None]
+    others = np.take_along_axis(near, np.argsort(itself, axis=1, kind="stable"), 1)[:, :k]
+    votes = np.stack([(labels[others] == c).sum(1) for c in range(len(features.classes))], 1)
+    own = votes[np.arange(n), labels]
+    votes[np.arange(n), labels] = -1
+    return labels, own > votes.max(1)
+
+
+def _chance(labels: np.ndarray, label: int) -> float:
+    "How often another video, drawn at random, is of the same class as one of this class."
+    return ((labels == label).sum() - 1) / (len(labels) - 1)
+
+
 def nearest_share(
     features: Features,  # what `features` gave
 ) -> tuple | None:  # share in [0, 1], and that of a random guess; None with fewer than two class folders
     "How often the nearest other video is in the same class folder."
-    keep = features.ok & (features.labels >= 0)
-    labels = features.labels[keep]
-    n = len(labels)
-    if len(features.classes) < 2 or n < 3:
+    if (found := _votes(features, 1)) is None:
         return None
-    near = protocols.neighbours(features.values[keep], features.values[keep], 2).numpy()
-    itself = near[:, 0] == np.arange(n)
-    other = np.where(itself, near[:, 1], near[:, 0])
-    counts = np.bincount(labels)
-    chance = (counts * (counts - 1)).sum() / (n * (n - 1))
-    return float((labels[other] == labels).mean()), float(chance)
+    labels, right = found
+    return float(right.mean()), float(np.mean([_chance(labels, label) for label in labels]))
 
 # %% ../nbs/use/41_own.ipynb #8a4e937f
+def knn(
+    features: Features,  # what `features` gave
+    ks: tuple = (1, 5),  # how many neighbours vote
+) -> pd.DataFrame | None:  # a row per class folder, and one for all; None with fewer than two class folders
+    "The k-NN check, leave-one-out: shares in [0, 1] of videos whose class most of the nearest k share."
+    found = {k: _votes(features, k) for k in ks}
+    found = {k: votes for k, votes in found.items() if votes}
+    if not found:
+        return None
+    labels = next(iter(found.values()))[0]
+    rows = []
+    for label in np.unique(labels):
+        mine = labels == label
+        row = {"class folder": str(features.classes[label]), "videos": int(mine.sum())}
+        row |= {f"k={k}": right[mine].mean() for k, (_, right) in found.items()}
+        rows.append(row | {"by chance": _chance(labels, label)})
+    whole = {"class folder": "(all)", "videos": len(labels)}
+    whole |= {f"k={k}": right.mean() for k, (_, right) in found.items()}
+    whole |= {"by chance": np.mean([_chance(labels, label) for label in labels])}
+    return pd.DataFrame([*rows, whole])
+
+# %% ../nbs/use/41_own.ipynb #ad965c07
+def _of_five(features: Features) -> str:
+    "A clause about the nearest five, where there are as many."
+    found = _votes(features, 5)
+    return "" if found is None else f", and so are most of the nearest five for {found[1].mean():.0%}"
+
+
 @patch
 def __str__(self: Features):
     known = "" if self.new else "; this was done already"
@@ -1014,12 +1366,13 @@ def __str__(self: Features):
     lines = [f"{readable}, {self.values.shape[1]} numbers each, by {self.about['backbone']}{known}"]
     if self.file:
         lines.append(f"Features  {_shown(self.file)}")
-    if self.map:
-        lines.append(f"Map       {_shown(self.map)}")
+    lines += [f"Table     {_shown(self.table)}"] if self.table else []
+    lines += [f"Map       {_shown(self.map)}"] if self.map else []
+    lines += [f"k-NN      {_shown(self.knn)}"] if self.knn else []
     if (near := nearest_share(self)) is not None:
         lines.append(
             f"The nearest other video is in the same class folder for {near[0]:.0%} of the videos "
-            f"(by chance {near[1]:.0%})."
+            f"(by chance {near[1]:.0%}){_of_five(self)}."
         )
     if bad := self.failed:
         lines.append(f"{len(bad)} of {_count(len(self.ok), 'file')} could not be read:")
@@ -1138,6 +1491,68 @@ def _extract(
                 written = time.monotonic()
     return known
 
+# %% ../nbs/use/41_own.ipynb #83ad4027
+def table(
+    features: Features,  # what `features` gave
+) -> pd.DataFrame:  # path, class, label, reason, f0, f1, ...; a row per video, NaN where it cannot be read
+    "Features as a table. Bytes of a name that are no UTF-8 become \\x.."
+    paths = [os.fsencode(path).decode(errors="backslashreplace") for path in features.paths]
+    names = [*features.classes, ""]
+    about = {"path": paths, "class": [_shown(names[label]) for label in features.labels]}
+    about |= {"label": features.labels, "reason": features.reasons}
+    numbers = [f"f{i}" for i in range(features.values.shape[1])]
+    return pd.concat([pd.DataFrame(about), pd.DataFrame(features.values, columns=numbers)], axis=1)
+
+
+_READ = {".csv": pd.read_csv, ".parquet": pd.read_parquet}  # endings of tables
+
+
+def _files(out: str | Path) -> tuple:  # the .npz file, and the table or None
+    "What `--out` asks for. Raises OwnError for another ending, or where Parquet cannot be written."
+    out = _absolute(out)
+    if out.suffix not in (".npz", *_READ):
+        raise OwnError(
+            f"{_shown(out)}: features are stored as .npz, .csv or .parquet, choose such a name with --out"
+        )
+    if out.suffix == ".parquet" and find_spec("pyarrow") is None:
+        raise OwnError(
+            f"{_shown(out)}: Parquet needs pyarrow, which is not installed: pip install 'mvnb[parquet]', "
+            "or choose a name that ends in .csv"
+        )
+    return out.with_suffix(".npz"), None if out.suffix == ".npz" else out
+
+# %% ../nbs/use/41_own.ipynb #fb317aba
+def _holds(path: Path, features: Features) -> bool:
+    "Whether a table is one of these features."
+    try:
+        there = _READ[path.suffix](path)
+        mine = table(features)
+        numbers = mine.columns[4:]
+        same = np.array_equal(there[numbers].to_numpy(np.float32), mine[numbers], equal_nan=True)
+        return (
+            list(there.columns) == list(mine.columns) and list(there["path"]) == list(mine["path"]) and same
+        )
+    except Exception:  # a parser of a strange file may fail in any way
+        return False
+
+
+def _check_table(path: Path | None, features: Features | None):
+    "Raises OwnError where a table would take the place of another file."
+    if path and path.exists() and not (features and _holds(path, features)):
+        raise OwnError(
+            f"{_shown(path)} is there already and is no table of these features: "
+            "choose another file with --out, or remove this one"
+        )
+
+
+def _save_table(features: Features, path: Path | None) -> Path | None:
+    "Writes the table, unless it is there."
+    if path and not path.exists():
+        write = pd.DataFrame.to_csv if path.suffix == ".csv" else pd.DataFrame.to_parquet
+        with settings.whole(path) as part:
+            write(table(features), part, index=False)
+    return path
+
 # %% ../nbs/use/41_own.ipynb #a0a17d5c
 def _about(index: Index, encoder, views: int) -> dict:
     "Everything that decides the features."
@@ -1173,7 +1588,7 @@ def _trouble(found: Features) -> str:  # "" if there is none
     "Why features are of no use."
     if not found.ok.any():
         return f"none of the {len(found.ok)} videos can be read:\n{listing(found.failed, 5)}"
-    if not np.isfinite(found.values).all():
+    if not np.isfinite(found.values[found.ok]).all():
         return f"the encoder's features are not finite: the weights of {found.about['backbone']} are broken"
     return ""
 
@@ -1182,7 +1597,7 @@ def _whole(out: Path, index: Index, parts: list, about: dict) -> Features:
     "The features of all pieces."
     whole = _joined(parts)
     return Features(
-        (whole["values"] * whole["ok"][:, None]).astype(np.float32),
+        np.where(whole["ok"][:, None], whole["values"], np.nan).astype(np.float32),
         np.array(index.paths[:]),
         whole["ok"],
         whole["reasons"],
@@ -1227,10 +1642,19 @@ def _compute(out: Path, index: Index, encoder, about: dict, options: dict, progr
 _MAPS = (None, "tsne", "pca", "none")  # None: chosen by the number of videos
 
 
+def _save_knn(features: Features) -> Path | None:
+    "The k-NN check as a file beside the features; None where there are no classes to compare."
+    if (checked := knn(features)) is None:
+        return None
+    text = checked.to_csv(index=False, float_format="%.4f")
+    path = features.file.with_name(f"{features.file.stem}_knn.csv")
+    return settings.save_whole(path, text.encode(errors="surrogateescape"))
+
+# %% ../nbs/use/41_own.ipynb #600b7bf5
 def features(
     path: str | Path,  # folder of videos
     weights: str | Path,  # see `load_encoder`
-    out: str | Path = "features.npz",  # a file; the map goes beside it
+    out: str | Path = "features.npz",  # .npz, .csv or .parquet; the map goes beside it, and .npz
     *,
     views: int = 4,  # evenly spaced clips of each video, averaged
     batch_size: int = 8,  # videos at a time
@@ -1247,21 +1671,20 @@ def features(
     "Features of all videos of a folder, stored, with a map. Raises ValueError if that is impossible."
     if min(views, batch_size) < 1:
         raise OwnError(f"views {views}, batch_size {batch_size}: each must be 1 or more")
+    if map not in _MAPS:
+        raise OwnError(f"map {map!r} is not known: use tsne, pca or none")
+    out, sheet = _files(out)
     with runs.bars(progress):
         index = videos(path)
     encoder = load_encoder(weights, backbone, frames=frames, stride=stride, size=size)
-    out = _absolute(out)
-    if out.suffix != ".npz":
-        raise OwnError(f"{_shown(out)}: features are stored as .npz, choose such a name with --out")
-    if map not in _MAPS:
-        raise OwnError(f"map {map!r} is not known: use tsne, pca or none")
     about = _about(index, encoder, views)
     found = _known_features(out, about)
+    _check_table(sheet, found)
     if found is None:
         options = dict(batch_size=batch_size, device=settings.device(device), every=every)
         options["workers"] = settings.workers(workers)
         found = _compute(out, index, encoder, about, options, progress)
-    return replace(found, map=_save_map(found, map))
+    return replace(found, table=_save_table(found, sheet), map=_save_map(found, map), knn=_save_knn(found))
 
 # %% ../nbs/use/41_own.ipynb #d8bd1319
 def _tsne(x: np.ndarray) -> tuple:  # float [n,2], labels of the axes, name

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['IMAGENET_STD', 'grid_of', 'patchify', 'unpatchify', 'PatchEmbed', 'sincos', 'Positions', 'Attention', 'DropPath',
            'MLP', 'Block', 'ViT', 'DividedBlock', 'TimeSformer', 'layer_of', 'parameter_groups', 'split', 'pick',
-           'mean_and_std', 'targets', 'Decoder', 'Guess', 'MAE', 'reconstruct', 'attention_map', 'from_hf', 'to_hf']
+           'mean_and_std', 'targets', 'Decoder', 'Guess', 'MAE', 'reconstruct', 'attention_map', 'from_hf', 'described',
+           'convertible', 'to_hf']
 
 # %% ../nbs/learn/21_vit.ipynb #84ec7fe7
 import json
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 
 from . import settings
 from .augment import STD
-from .models import Backbone, WeightsError, read_weights
+from .models import BACKBONES, IMAGENET, Backbone, WeightsError, read_weights, taken_in
 
 # %% ../nbs/learn/21_vit.ipynb #3daf10da
 def grid_of(
@@ -628,11 +629,10 @@ def _folded(given: dict) -> dict:
     if not any(name.startswith("videomae.") for name in found):
         bare = ("embeddings.", "encoder.", "layernorm.")
         found = {f"videomae.{k}" if k.startswith(bare) else k: v for k, v in found.items()}
-    gamma, beta = found.pop("fc_norm.weight", None), found.pop("fc_norm.bias", None)
-    if gamma is not None and "classifier.weight" in found:
-        weight = found["classifier.weight"].float()
-        found["classifier.bias"] = found["classifier.bias"] + weight @ beta.float()
-        found["classifier.weight"] = weight * gamma
+    norm, linear = ([f"{layer}.weight", f"{layer}.bias"] for layer in ("fc_norm", "classifier"))
+    weights = [found.pop(name, None) for name in norm]
+    if weights[0] is not None and linear[0] in found:
+        found[linear[0]], found[linear[1]] = taken_in([found[name] for name in linear], weights)
     return found
 
 # %% ../nbs/learn/21_vit.ipynb #f44e681b
@@ -676,7 +676,7 @@ def _check_config(config: dict, classifies: bool, guesses: bool) -> dict:
     return config
 
 # %% ../nbs/learn/21_vit.ipynb #0e3d1f28
-IMAGENET_STD = (0.229, 0.224, 0.225)  # that VideoMAE's clips are divided by
+IMAGENET_STD = IMAGENET[1]  # that VideoMAE's clips are divided by
 
 
 def _built(config: dict, classes: int | None, guesses: bool) -> ViT | MAE:
@@ -726,13 +726,24 @@ def _misfits(given: dict, wanted: dict) -> str:
 
 # %% ../nbs/learn/21_vit.ipynb #43f41611
 def _opened(folder: Path) -> tuple:  # (tensors, config)
-    "What a folder of `save_pretrained` holds."
+    "What a folder of `save_pretrained` holds. Raises WeightsError."
     if not (folder / "config.json").is_file():
         raise WeightsError(f"{folder}: no config.json; name a folder that `save_pretrained` wrote")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = _json_in(folder / "config.json")
     return read_weights(folder / "model.safetensors")[0], config
 
 
+def _json_in(path: Path) -> dict:
+    "What a JSON file says. Raises WeightsError for a damaged one."
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as e:
+        raise WeightsError(f"{path}: damaged ({e}): copy it anew") from None
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path}: it does not describe a network")
+    return content
+
+# %% ../nbs/learn/21_vit.ipynb #e54d34b4
 def from_hf(
     source: str | Path | dict,  # a folder with config.json and model.safetensors, or a state dict
     config: dict | None = None,  # for a state dict: its configuration, see VideoMAEConfig
@@ -756,6 +767,51 @@ def from_hf(
         raise WeightsError(f"{place} does not fit {type(model).__name__}: {trouble}")
     model.load_state_dict(_to_ours(given, mine))
     return model.eval()
+
+# %% ../nbs/learn/21_vit.ipynb #8dc74ea4
+_STRIDE = "frame_sampling_rate"  # our word in a config.json for the step between frames
+
+
+def _name_of(model: dict) -> str:  # of `mvnb.models.build`
+    "The name that networks of this shape have, or that of the ViT-B, whose settings can be changed."
+    for name, (maker, settings_) in BACKBONES.items():
+        if maker == "vit.ViT" and (dict(tubelet=(2, 16, 16)) | settings_).items() <= model.items():
+            return name
+    return "vit_base"
+
+
+def _pixels_beside(folder: Path) -> dict:  # empty: nothing is said
+    "Mean and standard deviation of the clips, from preprocessor_config.json."
+    path = folder / "preprocessor_config.json"
+    said = _json_in(path) if path.is_file() else {}
+    if not {"image_mean", "image_std"} <= said.keys():
+        return {}
+    return dict(normalisation=dict(mean=tuple(said["image_mean"]), std=tuple(said["image_std"])))
+
+# %% ../nbs/learn/21_vit.ipynb #e4280c4b
+def described(
+    path: str | Path,  # model.safetensors; what describes it is beside it
+) -> dict:  # "backbone", "model", "clips" as in a recipe, and "normalisation"; empty without config.json
+    "What Hugging Face's files say about a VideoMAE. Raises WeightsError for one that cannot be built here."
+    path = Path(path)
+    place = path.with_name("config.json")
+    if path.name != "model.safetensors" or not place.is_file():
+        return {}
+    config = _check_config(_json_in(place), False, False)
+    side = config["patch_size"]
+    height, width = (side, side) if isinstance(side, int) else side
+    model = dict(
+        width=config["hidden_size"],
+        depth=config["num_hidden_layers"],
+        heads=config["num_attention_heads"],
+        tubelet=(config["tubelet_size"], height, width),
+        mlp=config["intermediate_size"] / config["hidden_size"],
+        eps=config["layer_norm_eps"],
+        channels=config["num_channels"],
+    )
+    stride = config.get(_STRIDE, 4)  # 4: VideoMAE's on Kinetics
+    clips = dict(length=config["num_frames"], stride=stride, size=config["image_size"])
+    return dict(backbone=_name_of(model), model=model, clips=clips, **_pixels_beside(path.parent))
 
 # %% ../nbs/learn/21_vit.ipynb #cb457516
 def _config_of(model: ViT | MAE, frames: int, size: int) -> dict:
@@ -792,7 +848,11 @@ def _config_of(model: ViT | MAE, frames: int, size: int) -> dict:
     )
 
 # %% ../nbs/learn/21_vit.ipynb #a5b0c1d2
-def _convertible(model: ViT | MAE, frames: int, size: int) -> ViT:
+def convertible(
+    model: nn.Module,
+    frames: int,  # length of the clips
+    size: int,  # their height and width
+) -> ViT:
     "The encoder of a network that VideoMAE's classes can read. Raises WeightsError for another one."
     vit = model.backbone if isinstance(model, MAE) else model
     if isinstance(model, MAE) and not model.norm_pix:
@@ -811,20 +871,22 @@ def to_hf(
     folder: str | Path,  # made if need be
     frames: int = 16,  # length of the clips
     size: int = 224,  # their height and width
+    stride: int | tuple | None = None,  # between their frames; noted, since a config.json has no word for it
 ) -> Path:  # the folder
     """Writes config.json and model.safetensors, for `from_pretrained` of transformers' VideoMAE classes.
 
     Raises WeightsError for divided attention, which VideoMAE lacks, for an autoencoder of other pixels than
     normalised ones, and for a size that tubelets do not fill.
     """
-    vit = _convertible(model, frames, size)
+    vit = convertible(model, frames, size)
     tensors = _to_theirs(model.state_dict())
     if "classifier.weight" in tensors:
         tensors["fc_norm.weight"] = torch.ones(vit.dim)
         tensors["fc_norm.bias"] = torch.zeros(vit.dim)
     folder = Path(folder)
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    config = json.dumps(_config_of(model, frames, size), indent=2) + "\n"
+    config = _config_of(model, frames, size) | ({} if stride is None else {_STRIDE: stride})
+    config = json.dumps(config, indent=2) + "\n"
     settings.save_whole(folder / "model.safetensors", serialize(tensors, {"format": "pt"}))
     settings.save_whole(folder / "config.json", config)
     return folder

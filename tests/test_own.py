@@ -639,6 +639,7 @@ def test_features_are_those_of_the_protocols(folder, trained, tmp_path):
     assert found.map == tmp_path / "f_map.png" and found.map.read_bytes()[:4] == b"\x89PNG"
     assert sorted(p.name for p in tmp_path.iterdir() if p.is_file() or "pieces" in p.name) == [
         "f.npz",
+        "f_knn.csv",
         "f_map.png",
     ]
 
@@ -654,7 +655,7 @@ def test_killed_features_go_on(folder, trained, tmp_path, monkeypatch):
     monkeypatch.setattr(own, "_forward", lambda *a: calls.append(1) or real(*a))
     cut = own.features(folder, trained.file, tmp_path / "cut.npz", batch_size=1, map="none", **FAST)
     assert len(calls) == 5 and not half.exists()
-    assert [p.name for p in tmp_path.iterdir() if "cut" in p.name] == ["cut.npz"]
+    assert sorted(p.name for p in tmp_path.iterdir() if "cut" in p.name) == ["cut.npz", "cut_knn.csv"]
     assert np.array_equal(
         cut.values,
         own.features(folder, trained.file, tmp_path / "whole.npz", batch_size=1, map="none", **FAST).values,
@@ -709,7 +710,7 @@ def test_features_keep_the_row_of_a_bad_file(folder, trained, tmp_path):
     bad = [i for i, p in enumerate(found.paths) if p in ("a bad one.mp4", "z empty.mp4")]
     assert (
         (~found.ok).nonzero()[0].tolist() == bad
-        and not found.values[bad].any()
+        and np.isnan(found.values[bad]).all()
         and found.failed["z empty.mp4"] == "the file is empty"
     )
     assert {
@@ -720,6 +721,63 @@ def test_features_keep_the_row_of_a_bad_file(folder, trained, tmp_path):
     assert "2 of 10 files could not be read" in str(found) and "a bad one.mp4: not a readable video" in str(
         found
     )
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_features_as_a_table(folder, trained, tmp_path, monkeypatch, ending):
+    "The numbers to the last bit, NaN for a broken file, one form after the other without reading videos again."
+    import pandas as pd
+
+    garbage(folder / "run + jump" / "a bad one.mp4")
+    out = tmp_path / f"f.{ending}"
+    found = own.features(folder, trained.file, out, views=1, **FAST)
+    assert found.table == out and found.file == tmp_path / "f.npz" and found.map.is_file()
+    there = pd.read_csv(out) if ending == "csv" else pd.read_parquet(out)
+    assert list(there.columns[:5]) == ["path", "class", "label", "reason", "f0"]
+    assert list(there["path"]) == list(found.paths) and list(there["label"]) == list(found.labels)
+    assert set(there["class"]) == {"_été $", "run + jump"}
+    numbers = there[[f"f{i}" for i in range(found.values.shape[1])]].to_numpy(np.float32)
+    assert np.array_equal(numbers, found.values, equal_nan=True)
+    bad = there["path"] == "run + jump/a bad one.mp4"
+    assert bad.sum() == 1 and np.isnan(numbers[bad]).all() and not np.isnan(numbers[~bad]).any()
+    assert there.loc[bad, "reason"].item().startswith("not a readable video")
+    monkeypatch.setattr(own, "_compute", lambda *_: pytest.fail("computed again"))
+    before = out.stat().st_mtime_ns
+    again = own.features(folder, trained.file, out, views=1, **FAST)
+    assert not again.new and out.stat().st_mtime_ns == before
+    other = out.with_suffix({"csv": ".parquet", "parquet": ".csv"}[ending])
+    own.features(folder, trained.file, other, views=1, **FAST)
+    assert other.is_file() and not [p for p in tmp_path.iterdir() if "part" in p.name]
+
+
+def test_a_table_takes_no_other_file_s_place(folder, trained, tmp_path, monkeypatch):
+    (tmp_path / "f.csv").write_text("my own list\n")
+    monkeypatch.setattr(own, "_compute", lambda *_: pytest.fail("computed"))
+    with pytest.raises(own.OwnError, match="is no table of these features"):
+        own.features(folder, trained.file, tmp_path / "f.csv", views=1, **FAST)
+    assert (tmp_path / "f.csv").read_text() == "my own list\n"
+
+
+def test_without_pyarrow_parquet_is_refused_before_any_work(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(own, "find_spec", lambda name: None)
+    monkeypatch.setattr(own, "videos", lambda *_: pytest.fail("looked for videos"))
+    words = ["features", str(folder), "--weights", "none.pt", "--out", str(tmp_path / "f.parquet")]
+    assert cli.main(words) == 1
+    said = capsys.readouterr().err
+    assert "pip install 'mvnb[parquet]'" in said and said.count("\n") == 1
+    assert cli.main([*words[:-1], str(tmp_path / "f.json")]) == 1
+    assert ".npz, .csv or .parquet" in capsys.readouterr().err and not list(tmp_path.glob("f.*"))
+
+
+def test_zeros_of_old_files_are_nan(folder, trained, tmp_path):
+    garbage(folder / "a bad one.mp4")
+    found = own.features(folder, trained.file, tmp_path / "f.npz", views=1, **FAST)
+    with np.load(found.file) as stored:
+        arrays = dict(stored)
+    arrays["features"] = np.nan_to_num(arrays["features"])
+    np.savez(found.file, **arrays)
+    again = own.load_features(found.file)
+    assert np.isnan(again.values[~again.ok]).all() and np.array_equal(again.ok, found.ok)
 
 
 def test_weights_from_elsewhere(tmp_path, folder, puppets):
@@ -825,6 +883,43 @@ def test_the_nearest_by_brute_force():
         and chance < share < 1
     )
     assert own.nearest_share(made(60, 0)) is None
+
+
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_knn_by_brute_force(k):
+    "Each video against all others, one at a time; a tie between classes is no majority."
+    f = made(40, 3)
+    f.values += 3 * np.random.default_rng(1).normal(size=f.values.shape).astype(np.float32)
+    f.values[1] = f.values[0]  # twins: neither may vote for itself
+    f.ok[::9] = False
+    f.values[~f.ok] = np.nan
+    f.labels[3] = -1
+    keep = [i for i in range(40) if f.ok[i] and f.labels[i] >= 0]
+    x = F.normalize(torch.from_numpy(f.values[keep]) - torch.from_numpy(f.values[keep]).mean(0), dim=1)
+    right = {label: [] for label in range(3)}
+    for i in range(len(keep)):
+        others = [j for j in range(len(keep)) if j != i]
+        near = sorted(others, key=lambda j: -float(x[i] @ x[j]))[:k]
+        votes = [sum(f.labels[keep[j]] == label for j in near) for label in range(3)]
+        mine = f.labels[keep[i]]
+        right[mine].append(all(votes[mine] > v for label, v in enumerate(votes) if label != mine))
+    told = own.knn(f, (k,)).set_index("class folder")
+    for label in range(3):
+        assert told.loc[f"class {label}", f"k={k}"] == pytest.approx(np.mean(right[label]))
+        assert told.loc[f"class {label}", "videos"] == len(right[label])
+    assert told.loc["(all)", f"k={k}"] == pytest.approx(np.mean(sum(right.values(), [])))
+    assert own.knn(made(40, 0)) is None and list(own.knn(made(4, 2), (1, 5)).columns)[2:] == [
+        "k=1",
+        "by chance",
+    ]
+
+
+def test_a_collapsed_encoder_finds_no_more_than_chance():
+    f = made(40, 2)
+    f.labels = np.sort(f.labels)  # the order of the folder must not help
+    f.values[:] = 1.0
+    share, _ = own.nearest_share(f)
+    assert share < 0.7
 
 
 @pytest.mark.parametrize("n,how", [(3, "PCA"), (49, "PCA"), (50, "t-SNE"), (5001, "PCA")])
@@ -1085,3 +1180,168 @@ def test_commands_pass_by_the_decoder(folder, tmp_path, capsys):
 
 def test_a_method_without_decoder_leaves_none(trained):
     assert not trained.file.with_name(runs.DECODER).exists() and "decoder" not in str(trained)
+
+
+# ---------------------------------------------------------------- in other people's hands
+
+
+def random_encoder(path, name, kind=None, **model):
+    "A file of this library with random weights, batch norm that does something, and a recipe."
+    torch.manual_seed(0)
+    network = models.build(name, **model).eval()
+    for module in network.modules():
+        if isinstance(module, (torch.nn.BatchNorm2d, torch.nn.BatchNorm3d)):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    clips = {"length": 8, "stride": 3, "size": 32}
+    recipe = {"backbone": name, "model": model, "clips": clips, "data": {"name": "ucf101"}}
+    recipe |= {"kind": kind or "pretrain", "method": "moco", "profile": "paper", "seed": 3}
+    models.save_weights(network, path, {"recipe": recipe})
+    return network
+
+
+def run_as_told(folder, load, clips, call):
+    "Runs the lines of a card, with the folder's name put in."
+    space = {"clips": clips}
+    exec(load.replace("this/folder", str(folder)) + "\n" + call, space)
+    return space
+
+
+@pytest.mark.parametrize("name", ["r2plus1d_18", "r3d_18", "s3d", "i2d", "r2d_50"])
+def test_torchvision_opens_what_was_exported(tmp_path, name):
+    size = 224 if name == "s3d" else 64
+    source = random_encoder(tmp_path / "e.safetensors", name)
+    done = own.export(tmp_path / "e.safetensors", "torchvision", tmp_path / "out")
+    assert sorted(p.name for p in done.folder.iterdir()) == ["README.md", "model.safetensors"]
+    space = run_as_told(done.folder, done.load, None, "")
+    theirs, source = space["model"].eval().double(), source.double()  # so that only the weights can differ
+    clips = torch.randn(1, 3, 14 if name == "s3d" else 4, size, size).double()
+    with torch.no_grad():
+        if name in ("i2d", "r2d_50"):  # over single frames
+            theirs.fc = torch.nn.Identity()
+            want = theirs(clips[0].transpose(0, 1)).mean(0, keepdim=True)
+        elif name == "s3d":
+            want = theirs.features(clips).mean((2, 3, 4))
+        else:
+            theirs.fc = torch.nn.Identity()
+            want = theirs(clips)
+        torch.testing.assert_close(source(clips), want, rtol=1e-9, atol=1e-9)
+    again = own.load_encoder(done.folder, name)
+    assert all(torch.equal(v, source.state_dict()[k].to(v)) for k, v in again.state_dict().items())
+
+
+def test_a_vit_s_encoder_in_three_lines_and_at_hugging_face(tmp_path, puppets):
+    pytest.importorskip("transformers", reason="the extra `hub` is not installed")
+    random_encoder(tmp_path / "e.safetensors", "vit_tiny")
+    encoder = own.load_encoder(tmp_path / "e.safetensors")
+    clips = own.prepare(puppets[0], encoder)
+    feature = encoder(clips)
+    assert clips.shape == (1, 3, 8, 32, 32) and feature.shape == (1, encoder.dim)
+    done = own.export(tmp_path / "e.safetensors", "huggingface", tmp_path / "out")
+    with torch.no_grad():
+        space = run_as_told(done.folder, done.load, clips, "")
+        torch.testing.assert_close(space["feature"], feature, rtol=1e-5, atol=1e-5)
+        back = own.load_encoder(done.folder)
+        torch.testing.assert_close(back(own.prepare(puppets[0], back)), feature, rtol=1e-5, atol=1e-5)
+    assert (back.clips, back.name) == (encoder.clips, "vit_tiny")
+    card = (done.folder / "README.md").read_text()
+    assert "ucf101" in card and done.load in card and "No stored run has evaluated" in card
+
+
+def test_an_autoencoder_goes_to_hugging_face_whole(folder, tmp_path):
+    hub = pytest.importorskip("transformers", reason="the extra `hub` is not installed")
+    trained = mgm(folder, out=tmp_path / "out")
+    done = own.export(tmp_path / "out", "huggingface")
+    assert done.folder.parent == settings.outputs() / "exported"
+    theirs, about = hub.VideoMAEForPreTraining.from_pretrained(done.folder, output_loading_info=True)
+    assert not any(about[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    recipe = recipes.from_json(trained.meta["recipe"])
+    ours = runs.built(recipe).autoencoder.eval()
+    models.load_weights(ours.backbone, trained.file)
+    ours.load_state_dict(models.read_weights(trained.file.with_name(runs.DECODER))[0], strict=False)
+    clips = own.prepare(next(folder.glob("*/7.mp4")), own.load_encoder(trained.file))
+    count = len(ours.backbone.tokens(clips)[0])
+    hidden = torch.arange(count)[None] % 2 == 0
+    with torch.no_grad():
+        want = ours(clips, hidden.view(1, *ours.backbone.grid(clips)))
+        found = theirs.eval()(clips.transpose(1, 2), hidden)
+    torch.testing.assert_close(found.logits, want.prediction, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found.loss, want.loss, rtol=1e-5, atol=1e-5)
+    raw = mgm(folder, out=tmp_path / "raw", params=dict(norm_pix=False))
+    said = str(own.export(raw.file, "huggingface"))
+    assert "it stays behind" in said and "VideoMAEModel" in said
+
+
+def test_a_fine_tuned_run_by_its_hash_keeps_its_classifier_and_numbers(puppets_root, monkeypatch, capsys):
+    hub = pytest.importorskip("transformers", reason="the extra `hub` is not installed")
+    monkeypatch.setenv("MVNB_DATA_PUPPETS", str(puppets_root))
+    profile = recipes.profile("smoke")
+    pretrained = recipes.pretraining(profile, "mgm", "puppets-u", "vit")
+    tuned = recipes.finetuning(profile, "puppets-u", pretrained)
+    stored = runs.ensure(tuned, device="cpu", workers=0, progress=False)
+    assert cli.main(["export", tuned.hash[:8], "--to", "huggingface"]) == 0
+    said = capsys.readouterr().out
+    assert "VideoMAEForVideoClassification" in said
+    out = settings.outputs() / "exported" / f"{tuned.hash}-huggingface"
+    theirs = hub.VideoMAEForVideoClassification.from_pretrained(out).eval()
+    tensors = models.read_weights(stored.folder / "classifier.safetensors")[0]
+    encoder = own.load_encoder(stored.folder)
+    clips = own.prepare(torch.randint(0, 256, (3, 4, 32, 32), dtype=torch.uint8), encoder)
+    with torch.no_grad():
+        want = encoder(clips) @ tensors["head.weight"].T + tensors["head.bias"]
+        torch.testing.assert_close(theirs(clips.transpose(1, 2)).logits, want, rtol=1e-5, atol=1e-5)
+    top1 = f"top-1 {stored.metrics['unbiased']['top1']:.1f} %"
+    assert top1 in (out / "README.md").read_text()
+    assert cli.main(["export", pretrained.hash, "--to", "huggingface"]) == 0
+    card = settings.outputs() / "exported" / f"{pretrained.hash}-huggingface" / "README.md"
+    assert top1 in card.read_text() and "apache-2.0" in card.read_text()  # puppets are the library's own
+
+
+@pytest.mark.parametrize(
+    "name, to, said",
+    [
+        ("r2plus1d_tiny", "torchvision", "torchvision has no r2plus1d_tiny"),
+        ("vit_tiny", "torchvision", "torchvision has no vit_tiny"),
+        ("r2plus1d_tiny", "huggingface", "no counterpart in Hugging Face's VideoMAE"),
+        ("timesformer_tiny", "huggingface", "TimeSformer has no counterpart"),
+    ],
+)
+def test_what_others_lack_is_refused_and_leaves_nothing(tmp_path, capsys, name, to, said):
+    random_encoder(tmp_path / "e.safetensors", name)
+    assert (
+        cli.main(["export", str(tmp_path / "e.safetensors"), "--to", to, "--out", str(tmp_path / "x")]) == 1
+    )
+    told = capsys.readouterr().err
+    assert said in told and told.count("\n") == 1 and not (tmp_path / "x").exists()
+
+
+def test_networks_with_other_settings_are_no_torchvision(tmp_path):
+    random_encoder(tmp_path / "eps.safetensors", "r3d_18", bn_eps=1e-3)
+    random_encoder(tmp_path / "narrow.safetensors", "r3d_18", widths=[4, 8, 8, 8])
+    for name, said in (("eps", "another ε"), ("narrow", "differs")):
+        with pytest.raises(WeightsError, match=said):
+            own.export(tmp_path / f"{name}.safetensors", "torchvision", tmp_path / "x")
+
+
+def test_an_export_replaces_an_export_and_nothing_else(tmp_path, monkeypatch):
+    random_encoder(tmp_path / "e.safetensors", "vit_micro")
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "README.md").write_text("my own model")
+    with pytest.raises(own.OwnError, match="is no export"):
+        own.export(tmp_path / "e.safetensors", "huggingface", mine)
+    assert (mine / "README.md").read_text() == "my own model"
+    done = own.export(tmp_path / "e.safetensors", "huggingface", tmp_path / "out")
+    before = {p.name: p.read_bytes() for p in done.folder.iterdir()}
+
+    def full(path, *_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as m:
+        m.setattr(own.settings, "save_whole", full)
+        with pytest.raises(settings.NotWritten):
+            own.export(tmp_path / "e.safetensors", "huggingface", tmp_path / "out")
+    assert {p.name: p.read_bytes() for p in done.folder.iterdir()} == before
+    assert sorted(p.name for p in tmp_path.glob("*out*")) == ["out"]
+    own.export(tmp_path / "e.safetensors", "huggingface", tmp_path / "out")
+    assert {p.name: p.read_bytes() for p in done.folder.iterdir()} == before

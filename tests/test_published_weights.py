@@ -1,5 +1,10 @@
-"""Files with the names that FAME's and MAC's code and torchvision give to tensors; the values are random."""
+"""Files with the names that the code of FAME, MAC, MCL, VideoMAE, Hugging Face and torchvision gives to tensors.
 
+The values are random. MGM has no released code and follows VideoMAE.
+"""
+
+import argparse
+import math
 import warnings
 
 import pytest
@@ -340,6 +345,337 @@ def test_an_old_mmcv_checkpoint_without_counts_and_optimizer(tmp_path):
     assert models.load_weights(model, tmp_path / "w.pth").missing == []
     fates = models.account(model, tmp_path / "w.pth").fate.value_counts()
     assert fates["kept"] == sum(k.endswith("num_batches_tracked") for k in backbone)
+
+
+# --- MCL: R(2+1)D-50 inside an encoder with three heads
+
+
+def mcl_shapes(widths, blocks, stem=(4, 7, 7)):
+    "Names and shapes of its backbone: bottlenecks with a temporal convolution behind the spatial one."
+
+    def norm(at, width):
+        sizes = {f"{at}.{p}": (width,) for p in ("weight", "bias", "running_mean", "running_var")}
+        return sizes | {f"{at}.num_batches_tracked": ()}
+
+    before = widths[0]
+    found = {"conv1.weight": (before, 3, *stem), **norm("bn1", before)}
+    for stage, (width, depth) in enumerate(zip(widths, blocks), 1):
+        for block in range(depth):
+            at = f"layer{stage}.{block}"
+            found[f"{at}.conv1.weight"] = (width, before, 1, 1, 1)
+            found[f"{at}.conv2.weight"] = (width, width, 1, 3, 3)
+            found[f"{at}.conv2_t.weight"] = (width, width, 3, 1, 1)
+            found[f"{at}.conv3.weight"] = (4 * width, width, 1, 1, 1)
+            found |= norm(f"{at}.bn1", width) | norm(f"{at}.bn2", width) | norm(f"{at}.bn3", 4 * width)
+            if block == 0:
+                found[f"{at}.downsample.0.weight"] = (4 * width, before, 1, 1, 1)
+                found |= norm(f"{at}.downsample.1", 4 * width)
+            before = 4 * width
+    return found
+
+
+def mcl_forward(state, x, blocks):
+    "That network, computed from the tensors themselves; eval mode."
+
+    def norm(x, at):
+        mean, var = state[f"{at}.running_mean"], state[f"{at}.running_var"]
+        return nn.functional.batch_norm(x, mean, var, state[f"{at}.weight"], state[f"{at}.bias"], eps=1e-5)
+
+    def conv(x, at, stride=1, padding=0):
+        return nn.functional.conv3d(x, state[f"{at}.weight"], None, stride, padding)
+
+    x = norm(conv(x, "conv1", (4, 2, 2), (0, 3, 3)), "bn1").relu()
+    x = nn.functional.max_pool3d(x, (1, 3, 3), (1, 2, 2), (0, 1, 1))
+    for stage, depth in enumerate(blocks, 1):
+        for block in range(depth):
+            at, stride = f"layer{stage}.{block}", (1, 2, 2) if stage > 1 and block == 0 else 1
+            y = norm(conv(x, f"{at}.conv1"), f"{at}.bn1").relu()
+            y = conv(y, f"{at}.conv2", stride, (0, 1, 1))
+            y = norm(conv(y, f"{at}.conv2_t", 1, (1, 0, 0)), f"{at}.bn2").relu()
+            y = norm(conv(y, f"{at}.conv3"), f"{at}.bn3")
+            if block == 0:
+                x = norm(conv(x, f"{at}.downsample.0", stride), f"{at}.downsample.1")
+            x = (x + y).relu()
+    return x.mean((2, 3, 4))
+
+
+MCL = dict(widths=(4, 8, 8, 4), blocks=(2, 1, 1, 1))
+
+
+def mcl_pretrained(backbone, dim=16, out=8):
+    "As MCL's train.py saves it: options, two encoders under DDP, each with three heads, queue, optimizer."
+    state = {f"module.backbone.{k}": v for k, v in backbone.items()}
+    for head in ("nce_inter_head", "nce_intra_head", "order_head"):
+        for layer, width in ((0, dim), (2, out)):
+            state[f"module.{head}.head.{layer}.weight"] = torch.randn(width, dim)
+            state[f"module.{head}.head.{layer}.bias"] = torch.randn(width)
+    state["module.order_classfier.fc.weight"] = torch.randn(2, 3 * out)
+    state["module.order_classfier.fc.bias"] = torch.randn(2)
+    scheduler = {"last_epoch": 400, "base_lrs": [0.01], "after_scheduler": {"T_max": 395, "eta_min": 1e-6}}
+    return {
+        "opt": argparse.Namespace(dataset="ucf101", nce_k=131072, lr_decay_epochs=[120, 160]),
+        "model": state,
+        "model_ema": {k: torch.zeros_like(v) for k, v in state.items()},
+        "contrast": {"params": torch.tensor([-1.0]), "memory": torch.randn(32, out)},
+        "optimizer": momentum_buffers(state),
+        "scheduler": scheduler,
+        "epoch": 400,
+    }
+
+
+@pytest.mark.parametrize("first", ["model", "model_ema"])
+def test_mcl_checkpoint_computes_what_its_tensors_say(tmp_path, first):
+    backbone = values(mcl_shapes(**MCL))
+    content = mcl_pretrained(backbone)
+    content = {first: content[first], **content}  # whichever encoder comes first in the file
+    torch.save(content, tmp_path / "current.pth")
+    model = models.build("r2plus1d_50", **MCL).eval()
+    report = models.load_weights(model, tmp_path / "current.pth")
+    x = clip(16, 48)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), mcl_forward(backbone, x, MCL["blocks"]), rtol=1e-5, atol=1e-5)
+    assert report.prefix == "module.backbone." and len(report.loaded) == len(backbone)
+    assert len(report.outside) == 3 * 4 + 2 and not report.trouble
+    why = models.account(model, tmp_path / "current.pth").set_index("in the file").why
+    assert why["module.nce_intra_head.head.2.bias"] == "projection head"
+    assert why["module.order_classfier.fc.weight"].startswith("head")
+
+
+def test_mcl_finetuned_comes_with_its_classifier(tmp_path):
+    backbone = values(mcl_shapes(**MCL))
+    state = {f"module.{k}": v for k, v in backbone.items()}
+    state |= {"module.fc.weight": torch.randn(11, 16), "module.fc.bias": torch.randn(11)}
+    torch.save({"opt": argparse.Namespace(), "model": state, "epoch": 150}, tmp_path / "current.pth")
+    x = clip(16, 48)
+    with torch.no_grad():
+        feature = mcl_forward(backbone, x, MCL["blocks"])
+        for classes in (11, 5, None):
+            model = models.build("r2plus1d_50", classes, **MCL).eval()
+            report = models.load_weights(model, tmp_path / "current.pth")
+            torch.testing.assert_close(model.features(x).mean((2, 3, 4)), feature, rtol=1e-5, atol=1e-5)
+            assert len(report.dropped) == (0 if classes == 11 else 2)
+            if classes == 11:
+                logits = feature @ state["module.fc.weight"].T + state["module.fc.bias"]
+                torch.testing.assert_close(model(x), logits, rtol=1e-5, atol=1e-5)
+
+
+def test_names_and_shapes_of_the_full_mcl_network():
+    with torch.device("meta"):
+        model = models.build("r2plus1d_50")
+    ours = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+    assert mcl_shapes((64, 128, 256, 512), (3, 4, 6, 3)) == ours
+
+
+# --- MGM: no code; VideoMAE's, which it builds on, and Hugging Face's
+
+VIT = dict(width=24, depth=3, heads=2, tubelet=(2, 8, 8))
+
+
+def videomae_blocks(prefix, dim, depth):
+    "Names and shapes of VideoMAE's blocks."
+    found = {}
+    for number in range(depth):
+        at = f"{prefix}blocks.{number}"
+        found |= {f"{at}.norm{i}.{p}": (dim,) for i in (1, 2) for p in ("weight", "bias")}
+        found |= {f"{at}.attn.q_bias": (dim,), f"{at}.attn.v_bias": (dim,)}
+        found |= {f"{at}.attn.qkv.weight": (3 * dim, dim)}
+        found |= {f"{at}.attn.proj.weight": (dim, dim), f"{at}.attn.proj.bias": (dim,)}
+        found |= {f"{at}.mlp.fc1.weight": (4 * dim, dim), f"{at}.mlp.fc1.bias": (4 * dim,)}
+        found |= {f"{at}.mlp.fc2.weight": (dim, 4 * dim), f"{at}.mlp.fc2.bias": (dim,)}
+    return found
+
+
+def videomae_pretrained(dim=24, depth=3, narrow=12, decoder=2, patch=(2, 8, 8)):
+    "The state dict of its autoencoder: encoder, decoder, what is between, and the mask token."
+    shapes = {"mask_token": (1, 1, narrow), "encoder_to_decoder.weight": (narrow, dim)}
+    shapes |= {"encoder.patch_embed.proj.weight": (dim, 3, *patch), "encoder.patch_embed.proj.bias": (dim,)}
+    shapes |= videomae_blocks("encoder.", dim, depth) | videomae_blocks("decoder.", narrow, decoder)
+    shapes |= {f"encoder.norm.{p}": (dim,) for p in ("weight", "bias")}
+    shapes |= {f"decoder.norm.{p}": (narrow,) for p in ("weight", "bias")}
+    pixels = 3 * math.prod(patch)
+    return values(shapes | {"decoder.head.weight": (pixels, narrow), "decoder.head.bias": (pixels,)})
+
+
+def videomae_tokens(state, x, heads=2, prefix="", patch=(2, 8, 8)):
+    "Tokens behind the blocks, computed from the tensors themselves, one head after the other."
+
+    def norm(x, at):
+        return nn.functional.layer_norm(x, x.shape[-1:], state[f"{at}.weight"], state[f"{at}.bias"], 1e-6)
+
+    weight, bias = (state[f"{prefix}patch_embed.proj.{p}"] for p in ("weight", "bias"))
+    x = nn.functional.conv3d(x, weight, bias, patch).flatten(2).transpose(1, 2)
+    count, dim = x.shape[1:]
+    angle = [[n / 10000 ** (2 * (j // 2) / dim) for j in range(dim)] for n in range(count)]
+    x = x + torch.tensor(
+        [[math.cos(a) if j % 2 else math.sin(a) for j, a in enumerate(row)] for row in angle]
+    )
+    depth = len({name.split("blocks.")[1].split(".")[0] for name in state if f"{prefix}blocks." in name})
+    for number in range(depth):
+        at, each = f"{prefix}blocks.{number}", dim // heads
+        bias = torch.cat([state[f"{at}.attn.q_bias"], torch.zeros(dim), state[f"{at}.attn.v_bias"]])
+        mixed = []
+        q, k, v = (norm(x, f"{at}.norm1") @ state[f"{at}.attn.qkv.weight"].T + bias).split(dim, -1)
+        for head in range(heads):
+            part = slice(head * each, (head + 1) * each)
+            scores = q[..., part] @ k[..., part].transpose(1, 2) / math.sqrt(each)
+            mixed.append(scores.softmax(-1) @ v[..., part])
+        x = x + torch.cat(mixed, -1) @ state[f"{at}.attn.proj.weight"].T + state[f"{at}.attn.proj.bias"]
+        y = norm(x, f"{at}.norm2") @ state[f"{at}.mlp.fc1.weight"].T + state[f"{at}.mlp.fc1.bias"]
+        y = nn.functional.gelu(y) @ state[f"{at}.mlp.fc2.weight"].T + state[f"{at}.mlp.fc2.bias"]
+        x = x + y
+    return x
+
+
+def near(ours, theirs):
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("nest", ["model", "module"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_videomae_pretrained_gives_the_encoder(tmp_path, nest, prefix):
+    state = videomae_pretrained()
+    content = {
+        nest: {f"{prefix}{k}": v for k, v in state.items()},
+        "optimizer": {"state": {0: {"exp_avg": torch.zeros(3), "step": 7}}, "param_groups": [{"lr": 1e-4}]},
+        "epoch": 799,
+        "scaler": {"scale": 65536.0},
+        "args": argparse.Namespace(model="pretrain_videomae_base_patch16_224", mask_ratio=0.9),
+    }
+    torch.save(content, tmp_path / "checkpoint-799.pth")
+    model = models.build("vit_base", **VIT, eps=1e-6).eval()
+    report = models.load_weights(model, tmp_path / "checkpoint-799.pth")
+    x = clip(4, 16)
+    with torch.no_grad():
+        near(model.tokens(x), videomae_tokens(state, x, prefix="encoder."))
+    assert report.layout == "VideoMAE" and report.prefix == f"{prefix}encoder." and not report.remark
+    assert set(report.loaded) == set(model.state_dict()) and not report.trouble
+    why = models.account(model, tmp_path / "checkpoint-799.pth").set_index("in the file").why
+    assert why[f"{prefix}decoder.head.weight"] == why[f"{prefix}mask_token"] == "decoder of the autoencoder"
+    assert why[f"{prefix}encoder.norm.weight"].startswith("norm behind the encoder")
+
+
+def videomae_finetuned(classes=5, dim=24, pooled=True):
+    shapes = {"patch_embed.proj.weight": (dim, 3, 2, 8, 8), "patch_embed.proj.bias": (dim,)}
+    shapes |= videomae_blocks("", dim, 3)
+    shapes |= {f"{'fc_norm' if pooled else 'norm'}.{p}": (dim,) for p in ("weight", "bias")}
+    return values(shapes | {"head.weight": (classes, dim), "head.bias": (classes,)})
+
+
+@pytest.mark.parametrize("ema_first", [False, True])
+def test_videomae_finetuned_comes_with_its_classifier(tmp_path, ema_first):
+    state = videomae_finetuned()
+    content = {"module": state, "model_ema": {k: torch.zeros_like(v) for k, v in state.items()}}
+    torch.save(dict(reversed(content.items())) if ema_first else content, tmp_path / "w.pth")
+    x = clip(4, 16)
+    mean = videomae_tokens(state, x).mean(1)
+    normed = nn.functional.layer_norm(mean, (24,), state["fc_norm.weight"], state["fc_norm.bias"], 1e-5)
+    model = models.build("vit_base", 5, **VIT, eps=1e-6).eval()
+    report = models.load_weights(model, tmp_path / "w.pth")
+    with torch.no_grad():
+        near(model(x), normed @ state["head.weight"].T + state["head.bias"])
+        assert report.layout == "VideoMAE, fine-tuned" and sorted(report.dropped) == [
+            "fc_norm.bias",
+            "fc_norm.weight",
+        ]
+        for classes in (None, 7):
+            other = models.build("vit_base", classes, **VIT, eps=1e-6).eval()
+            assert "fc.weight" in models.load_weights(other, tmp_path / "w.pth").dropped
+            near(other.tokens(x), videomae_tokens(state, x))
+
+
+def test_a_videomae_classifier_of_one_token_is_dropped(tmp_path):
+    state = videomae_finetuned(pooled=False)
+    torch.save({"module": state}, tmp_path / "w.pth")
+    model, x = models.build("vit_base", 5, **VIT, eps=1e-6).eval(), clip(4, 16)
+    before = model.fc.weight.clone()
+    report = models.load_weights(model, tmp_path / "w.pth")
+    assert {"head.weight", "head.bias", "norm.weight", "norm.bias"} == set(report.dropped)
+    assert torch.equal(model.fc.weight, before)
+    with torch.no_grad():
+        near(model.tokens(x), videomae_tokens(state, x))
+
+
+def test_missing_blocks_of_videomae_are_refused(tmp_path):
+    state = videomae_pretrained()
+    gone = [k for k in state if k.startswith("encoder.blocks.2.")]
+    torch.save({"model": {k: v for k, v in state.items() if k not in gone}}, tmp_path / "w.pth")
+    with pytest.raises(models.WeightsError, match="13 missing .blocks.2.norm1.weight.*MODEL_ZOO") as caught:
+        models.load_weights(models.build("vit_base", **VIT), tmp_path / "w.pth")
+    assert sentence(caught)
+
+
+def test_names_and_shapes_of_the_full_videomae():
+    with torch.device("meta"):
+        model = models.build("vit_base")
+    theirs = videomae_blocks("", 768, 12)
+    theirs |= {"patch_embed.proj.weight": (768, 3, 2, 16, 16), "patch_embed.proj.bias": (768,)}
+    assert theirs == {k: tuple(v.shape) for k, v in model.state_dict().items()}
+
+
+def hub_network(hub, kind, **more):
+    config = dict(image_size=16, patch_size=8, num_frames=4, tubelet_size=2, hidden_size=24)
+    config |= dict(num_hidden_layers=3, num_attention_heads=2, intermediate_size=96, initializer_range=0.2)
+    config |= dict(decoder_hidden_size=12, decoder_num_hidden_layers=2, decoder_num_attention_heads=3)
+    model = getattr(hub, kind)(hub.VideoMAEConfig(**config, decoder_intermediate_size=40, **more)).eval()
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 1:
+            nn.init.normal_(parameter, 0.7 if "norm" in name else 0.0, 0.2)
+    return model
+
+
+@pytest.mark.parametrize(
+    "kind, more",
+    [
+        ("VideoMAEModel", dict(use_mean_pooling=True)),
+        ("VideoMAEForPreTraining", dict(use_mean_pooling=False)),
+        ("VideoMAEForVideoClassification", dict(num_labels=5)),
+    ],
+)
+def test_hugging_face_files(tmp_path, kind, more):
+    "By names, by the folder with its config.json, and as an encoder in three lines."
+    from mvnb import own
+
+    hub = pytest.importorskip("transformers", reason="the extra `hub` is not installed")
+    theirs = hub_network(hub, kind, **more)
+    theirs.save_pretrained(tmp_path / "theirs")
+    hub.VideoMAEImageProcessor(image_mean=[0.1, 0.2, 0.3], image_std=[0.5, 0.6, 0.7]).save_pretrained(
+        tmp_path / "theirs"
+    )
+    encoder = own.load_encoder(tmp_path / "theirs")
+    x = own.prepare(torch.randint(0, 256, (2, 3, 4, 16, 16), dtype=torch.uint8), encoder)
+    body = getattr(theirs, "videomae", theirs)
+    with torch.no_grad():
+        tokens = body.encoder(body.embeddings(x.transpose(1, 2), None)).last_hidden_state
+        near(encoder.tokens(x), tokens)
+    assert (encoder.clips.length, encoder.clips.size) == (4, 16)
+    assert tuple(encoder.mean) == (0.1, 0.2, 0.3) and tuple(encoder.std) == (0.5, 0.6, 0.7)
+    headed = models.build("vit_base", 5, **VIT).eval()
+    report = models.load_weights(headed, tmp_path / "theirs" / "model.safetensors")
+    assert report.layout == "Hugging Face's VideoMAE" and not report.trouble
+    with torch.no_grad():
+        near(headed.tokens(x), tokens)
+        if kind == "VideoMAEForVideoClassification":
+            near(headed(x), theirs(x.transpose(1, 2)).logits)
+        else:
+            assert not any(name.startswith("fc.") for name in report.loaded)
+    why = models.account(headed, tmp_path / "theirs" / "model.safetensors").why
+    assert "momentum encoder" not in set(why)
+
+
+def test_pixels_are_those_of_the_code_that_trained(tmp_path):
+    "A file's layout says how its clips were normalised; a file of this library has the library's."
+    from mvnb import own
+
+    torch.save(
+        mcl_pretrained(values(mcl_shapes((64, 128, 256, 512), (3, 4, 6, 3))), 2048), tmp_path / "m.pth"
+    )
+    encoder = own.load_encoder(tmp_path / "m.pth", "r2plus1d_50")
+    assert (encoder.mean, encoder.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert encoder.clips.size == 224
+    meta = {"recipe": {"backbone": "r2plus1d_50", "clips": {"length": 16, "size": 112}}}
+    models.save_weights(models.build("r2plus1d_50"), tmp_path / "own.safetensors", meta)
+    ours = own.load_encoder(tmp_path / "own.safetensors")
+    assert (ours.mean, ours.std, ours.clips.size) == (own.MEAN, own.STD, 112)
 
 
 # --- torchvision
