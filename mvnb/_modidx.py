@@ -610,6 +610,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'mvnb.explore._section': ('use/explore.html#_section', 'mvnb/explore.py'),
                               'mvnb.explore._sentence': ('use/explore.html#_sentence', 'mvnb/explore.py'),
                               'mvnb.explore._slider': ('use/explore.html#_slider', 'mvnb/explore.py'),
+                              'mvnb.explore._style': ('use/explore.html#_style', 'mvnb/explore.py'),
                               'mvnb.explore._truth_rows': ('use/explore.html#_truth_rows', 'mvnb/explore.py'),
                               'mvnb.explore._widget': ('use/explore.html#_widget', 'mvnb/explore.py'),
                               'mvnb.explore.comparison_table': ('use/explore.html#comparison_table', 'mvnb/explore.py'),

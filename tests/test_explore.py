@@ -532,6 +532,11 @@ def tiles(picture, row=0):
     return [picture[y : y + views.SIDE, k * step : k * step + views.SIDE] for k in range(4)]
 
 
+def large(e):
+    "The frame of the large picture that is shown."
+    return bytes(e.frames[e.time.value].value)
+
+
 def enlarged(picture):  # [3,112,112] or [112,112] -> twice the size, on the last two axes
     return picture.repeat_interleave(2, -1).repeat_interleave(2, -2)
 
@@ -693,19 +698,24 @@ def test_the_buttons_save_and_say_where(tmp_path, monkeypatch):
         assert "b00020" in e.saved.value and "Traceback" not in e.saved.value
 
 
-def test_playing_and_scrubbing_draw_only_the_frame_that_is_shown(monkeypatch):
+def test_playing_and_scrubbing_draw_what_is_shown_and_what_follows(monkeypatch):
     e = explore.Explorer(CHOICE)
-    assert bytes(e.large.value) == e.film.jpeg(0) and list(e.film.kept) == [0]
+    assert large(e) == e.film.jpeg(0) and list(e.film.kept) == [0]
     e.time.value = 9
-    assert bytes(e.large.value) == e.film.jpeg(9) and list(e.film.kept) == [0, 9]
+    assert large(e) == e.film.jpeg(9) and list(e.film.kept) == [0, 9, 10, 11, 12]
     e.knobs["beta"].value = 0.6  # the time stays
     assert list(e.film.kept) == [9] and e.film.view.choice == e.choice
+    there = [t for t, frame in enumerate(e.frames) if frame.layout.display != "none"]
+    assert there == [9]  # none of an earlier choice
+    e.time.value = 14
+    assert list(e.film.kept) == [9, 14, 15, 0, 1]
+    assert all(bytes(e.frames[t].value) == e.film.jpeg(t) for t in e.film.kept)
     strip = bytes(e.image.value)
     e.zoom.value = 3
     assert e.across.layout.display == "" and e.film.window.zoom == 3 and bytes(e.image.value) == strip
-    before = bytes(e.large.value)
+    before = large(e)
     e.down.value = 1
-    assert bytes(e.large.value) != before
+    assert large(e) != before
 
 
 def test_after_a_failure_nothing_old_is_at_full_strength(tmp_path, monkeypatch):
@@ -731,14 +741,14 @@ def test_after_a_failure_nothing_old_is_at_full_strength(tmp_path, monkeypatch):
 
 def test_reset_restores_the_first_choice():
     e = explore.Explorer(replace(CHOICE, start=3))
-    begun, pictures = e.choice, (bytes(e.large.value), bytes(e.image.value))
+    begun, pictures = e.choice, (large(e), bytes(e.image.value))
     e.mask.value, e.second.mask.value = "mac", "gauss"
     e.clip.random.click()
     e.zoom.value, e.time.value, e.stride.value, e.start.value = 4, 7, 1, 0
     e.clip.kind.value = explore.UPLOAD
     assert e.failed
     e.reset.click()
-    assert e.choice == begun and (bytes(e.large.value), bytes(e.image.value)) == pictures
+    assert e.choice == begun and (large(e), bytes(e.image.value)) == pictures
     assert e.second_view is None and e.film.window == explore.Window() and not e.failed
 
 

@@ -124,9 +124,10 @@ def page(chromium, lab):
 
 def shown(page, which="strip"):
     "The explorer's film strip, or its large picture (film), as the browser has it: uint8 [H,W,3]."
+    find = {"strip": ".mvnb-strip", "film": ".mvnb-film .widget-image >> visible=true"}[which]
+    page.wait_for_selector(find)
     source = page.eval_on_selector(
-        f".mvnb-{which}",
-        "async e => Array.from(new Uint8Array(await (await (await fetch(e.src)).blob()).arrayBuffer()))",
+        find, "async e => Array.from(new Uint8Array(await (await (await fetch(e.src)).blob()).arrayBuffer()))"
     )
     return np.asarray(Image.open(io.BytesIO(bytes(source))))
 
