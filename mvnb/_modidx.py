@@ -2554,6 +2554,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'mvnb.views.Film': ('use/views.html#film', 'mvnb/views.py'),
                             'mvnb.views.Film.__init__': ('use/views.html#film.__init__', 'mvnb/views.py'),
                             'mvnb.views.Film.__len__': ('use/views.html#film.__len__', 'mvnb/views.py'),
+                            'mvnb.views.Film.__repr__': ('use/views.html#film.__repr__', 'mvnb/views.py'),
                             'mvnb.views.Film._clip_tile': ('use/views.html#film._clip_tile', 'mvnb/views.py'),
                             'mvnb.views.Film._difference_tile': ('use/views.html#film._difference_tile', 'mvnb/views.py'),
                             'mvnb.views.Film._mask_tiles': ('use/views.html#film._mask_tiles', 'mvnb/views.py'),

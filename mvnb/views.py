@@ -574,6 +574,10 @@ class Film:
     def __len__(self):
         return self.view.clip.shape[1]
 
+    def __repr__(self):
+        masks = " and ".join(view.choice.mask for view in (self.view, self.other) if view)
+        return f"Film({masks} on {self.view.choice.footage}, {len(self)} frames)"
+
     def picture(self, t: int) -> np.ndarray:  # uint8 [H,W,3]
         "The large picture of frame t."
         rows = [[self._clip_tile(t), *self._mask_tiles(self.view, t, " A" if self.other else "")]]

@@ -124,10 +124,13 @@ def page(chromium, lab):
 
 def shown(page, which="strip"):
     "The explorer's film strip, or its large picture (film), as the browser has it: uint8 [H,W,3]."
-    find = {"strip": ".mvnb-strip", "film": ".mvnb-film .widget-image >> visible=true"}[which]
-    page.wait_for_selector(find)
-    source = page.eval_on_selector(
-        find, "async e => Array.from(new Uint8Array(await (await (await fetch(e.src)).blob()).arrayBuffer()))"
+    source = page.evaluate(
+        """async find => {
+            const shown = e => e.src && getComputedStyle(e).visibility == 'visible';
+            const image = [...document.querySelectorAll(find)].find(shown);
+            return Array.from(new Uint8Array(await (await (await fetch(image.src)).blob()).arrayBuffer()));
+        }""",
+        {"strip": ".mvnb-strip", "film": ".mvnb-film .widget-image"}[which],
     )
     return np.asarray(Image.open(io.BytesIO(bytes(source))))
 
