@@ -34,7 +34,8 @@ class Mask:
     label: str  # as tables and figures call it
     make: Callable  # (clip float [B,3,T,H,W] in [0,1], **parameters) -> bool [B,H,W] or [B,T,H,W]
     mix: str = "merge"  # a key of `mvnb.explore.MIXES`, such as "merge" or "blend"
-    stages: Callable | None = None  # (clip, **parameters) -> {title: float [B,H,W] or [B,3,H,W]}
+    stages: Callable | None = None  # (clip, **parameters) -> {title: float}; for a clip a map [B,H,W] or a
+    # picture [B,3,H,W]; for each of its frames the same, as [B,1 or 3,T,H,W], or a number, [B,T]
     recipe: str | None = None  # name of the method that trains with it; None: no method does
     fixed: dict = field(default_factory=dict)  # arguments of that method that select this mask
     carried: tuple = ()  # names of the mask's parameters that the method takes, too

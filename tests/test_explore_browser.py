@@ -4,8 +4,8 @@ import contextlib
 import io
 import json
 import os
-import re
 import secrets
+import shlex
 import signal
 import socket
 import subprocess
@@ -19,20 +19,18 @@ import pytest
 import torch
 from PIL import Image
 
-from mvnb import explore, puppets, video
+from mvnb import explore, puppets, video, views
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "nbs" / "explore" / "masks.ipynb"
 
 
 def lab_command():
-    "How `make lab` starts JupyterLab, read from the Makefile, so that the test runs what users run."
-    recipe = re.search(r"^lab:.*\n((?:\t.*\n?)+)", (ROOT / "Makefile").read_text(), re.M)[1]
-    words = subprocess.run(
-        ["sh", "-c", "printf '%s\\n' " + recipe.strip().split("jupyter lab", 1)[1]],
-        capture_output=True,
-        text=True,
-    ).stdout.split("\n")[:-1]
+    "How `make lab` starts JupyterLab, as make says it, so that the test runs what users run."
+    said = subprocess.run(["make", "-n", "lab"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    (line,) = (line for line in said.splitlines() if "jupyter lab" in line)
+    words = shlex.split(line.split("jupyter lab", 1)[1], comments=True)
+    assert any("websocket_max_message_size" in word for word in words)  # uploads need it
     return [sys.executable, "-m", "jupyterlab", *[w for w in words if not w.startswith("--notebook-dir")]]
 
 
@@ -52,6 +50,7 @@ def lab(tmp_path_factory):
     token, log = secrets.token_hex(16), open(folder / "log", "w+")
     own = {f"JUPYTER_{k}_DIR": str(folder / k) for k in ("CONFIG", "DATA", "RUNTIME")} | {
         "HOME": str(folder),
+        "MVNB_PATHS_OUTPUTS": str(folder / "outputs"),
         "IPYTHONDIR": str(folder / "ipython"),
         "MVNB_ROOT": str(ROOT),
     }
@@ -116,26 +115,30 @@ def page(chromium, lab):
     page.click(".jp-Notebook .jp-Cell >> nth=0")
     page.click(".lm-MenuBar-itemLabel:text-is('Run')")
     page.click(".lm-Menu-itemLabel:text-is('Run All Cells')")
-    page.wait_for_selector(".jp-OutputArea-output .widget-image")
+    page.wait_for_selector(".jp-OutputArea-output .mvnb-strip")
     if (news := page.locator("button:text-is('No')")).count():
         news.click()  # JupyterLab asks whether it may tell its news
     yield page
     page.close()
 
 
-def shown(page):
-    "The explorer's picture as the browser has it: uint8 [H,W,3]."
-    source = page.eval_on_selector(
-        ".widget-image",
-        "async e => Array.from(new Uint8Array(await (await (await fetch(e.src)).blob()).arrayBuffer()))",
+def shown(page, which="strip"):
+    "The explorer's film strip, or its large picture (film), as the browser has it: uint8 [H,W,3]."
+    source = page.evaluate(
+        """async find => {
+            const shown = e => e.src && getComputedStyle(e).visibility == 'visible';
+            const image = [...document.querySelectorAll(find)].find(shown);
+            return Array.from(new Uint8Array(await (await (await fetch(image.src)).blob()).arrayBuffer()));
+        }""",
+        {"strip": ".mvnb-strip", "film": ".mvnb-film .widget-image"}[which],
     )
     return np.asarray(Image.open(io.BytesIO(bytes(source))))
 
 
-def changed(page, before):
+def changed(page, before, which="strip"):
     "The picture after it changed."
     for _ in range(100):
-        now = shown(page)
+        now = shown(page, which)
         if now.shape != before.shape or (now != before).any():
             return now
         page.wait_for_timeout(50)
@@ -145,8 +148,7 @@ def changed(page, before):
 def rows(picture):
     "Its rows of pictures: clip, motion, mask, mix."
     return [
-        picture[y : y + explore.PANEL, explore.LEFT : -explore.RIGHT].astype(int)
-        for y in explore._rows(True)[:4]
+        picture[y : y + views.PANEL, views.LEFT : -views.RIGHT].astype(int) for y in views._rows(4, True)[:4]
     ]
 
 
@@ -222,12 +224,102 @@ def test_the_recipe_can_be_read_and_run(page):
     assert torch.equal(made["mask"][0], explore.look(choice).mask)
 
 
+def test_the_film_plays_and_is_scrubbed(page):
+    "The large picture moves by itself after Play, stands after Pause, and follows the slider."
+    before = shown(page, "film")
+    page.click(".widget-play button >> nth=0")
+    seen = {before.tobytes()}
+    for _ in range(60):
+        seen.add(shown(page, "film").tobytes())
+        if len(seen) > 8:
+            break
+        page.wait_for_timeout(50)
+    assert len(seen) > 8  # of 16
+    page.click(".widget-play button >> nth=0")
+    page.wait_for_timeout(500)
+    stood = shown(page, "film")
+    page.wait_for_timeout(400)
+    assert shown(page, "film").tobytes() == stood.tobytes()
+    handle(page, "frame").focus()
+    page.keyboard.press("Home")
+    page.wait_for_timeout(500)
+    first = shown(page, "film")
+    page.keyboard.press("ArrowRight")
+    second = changed(page, first, "film")
+    wanted = explore.Film(explore.look(explore.Choice(mask="grid", knobs=(("beta", 0.25),))))
+    for picture, t in ((first, 0), (second, 1)):
+        assert np.abs(picture.astype(int) - wanted.picture(t)).mean() < 4
+
+
+def test_two_masks_beside_each_other(page):
+    one = shown(page, "film")
+    row_of(page, "mask B").locator("select").select_option("MAC")
+    both = changed(page, one, "film")
+    assert both.shape[0] == 2 * one.shape[0]
+    page.wait_for_selector("text=IoU of A and B")
+    height = one.shape[0]
+    difference = both[height + views.HEAD : height + views.HEAD + views.SIDE, : views.SIDE].astype(int)
+    orange = (difference[..., 0] > difference[..., 2] + 90).mean()
+    assert orange > 0.05
+    strip = shown(page)
+    handle(page, "threshold λ").focus()
+    page.keyboard.press("End")  # B is as good as empty
+    after = changed(page, strip)
+    assert after.shape == strip.shape
+    for _ in range(50):
+        now = shown(page, "film")[height:, 2 * (views.SIDE + views.SPACE) :].astype(int)
+        if np.abs(now - both[height:, 2 * (views.SIDE + views.SPACE) :]).mean() > 1:
+            break
+        page.wait_for_timeout(100)
+    else:
+        raise AssertionError("the second mask did not change in the large picture")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "MP4", "PY"])
+def test_what_is_shown_is_saved(page, kind):
+    page.click(f"button:text-is('{kind}')")
+    page.wait_for_selector(f"text=/^{kind}: .*explore/")
+    path = Path(page.inner_text(f"div[role=status]:has-text('{kind}: ')").removeprefix(f"{kind}: ").strip())
+    assert path.is_file() and "against_mac" in path.name
+    if kind == "PY":
+        made = {}
+        exec(path.read_text(), made)
+        assert made["mask_a"].any()
+    elif kind == "MP4":
+        assert video.probe(path).frames == 16
+    else:
+        with Image.open(path) as picture:
+            assert getattr(picture, "n_frames", 1) == (16 if kind == "GIF" else 1)
+
+
+def test_next_random_and_reset(page):
+    film = shown(page, "film")
+    page.click("button:has-text('Next') >> nth=0")
+    page.wait_for_selector("text=/ms · puppets-u, .*, number 4/")
+    before = shown(page)
+    page.click("button:has-text('Random') >> nth=0")
+    changed(page, before)
+    page.click("button:has-text('Reset')")
+    page.wait_for_selector("text=/ms · puppets-u, jumping_jack, number 3/")
+    page.wait_for_selector("text=IoU of A and B", state="detached")
+    expected = explore.picture(explore.look(explore.Choice()))
+    for _ in range(50):
+        if (now := shown(page)).shape == expected.shape and np.abs(now.astype(int) - expected).mean() < 4:
+            break
+        page.wait_for_timeout(100)
+    assert np.abs(shown(page).astype(int) - expected).mean() < 4 and shown(page, "film").shape != film.shape
+
+
 def test_a_bad_path_is_told_in_a_sentence_and_an_upload_works(page, tmp_path):
     row_of(page, "clip").locator("select").select_option("a video file")
     field = row_of(page, "path").locator("input")
     field.fill("/no/such/film.mp4")
     field.press("Enter")
-    page.wait_for_selector("text=film.mp4: no such file")
+    page.wait_for_selector("[role=alert]:has-text('film.mp4: no such file')")
+    for picture in ("film", "strip"):
+        assert float(page.eval_on_selector(f".mvnb-{picture}", "e => getComputedStyle(e).opacity")) < 0.3
+    message, film = (page.locator(at).bounding_box() for at in ("[role=alert]", ".mvnb-film"))
+    assert 0 <= film["y"] - message["y"] - message["height"] < 40  # the sentence stands at the picture
     before = shown(page)
     row_of(page, "clip").locator("select").select_option("an upload")
     film = puppets.render("puppets-h", "windmill", seed=5)[0]
@@ -241,4 +333,5 @@ def test_a_bad_path_is_told_in_a_sentence_and_an_upload_works(page, tmp_path):
     chooser.value.set_files(str(big))
     page.wait_for_selector("text=/ms · mine.avi/")
     assert difference(before, shown(page))[0] > 20
+    assert page.eval_on_selector(".mvnb-film", "e => getComputedStyle(e).opacity") == "1"
     assert page.locator("text=Traceback").count() == 0

@@ -467,7 +467,22 @@ def test_the_explorer_shows_mcl_s_maps(name):
 
     view = explore.look(explore.Choice(mask=name))
     wanted = ["flow, middle frame", "boundary of u", "boundary of v", "S-motion", "target of alignment, S"]
+    wanted += ["motion map, ST", "T-motion", "target of alignment, ST"]
     assert list(view.stages) == wanted
-    outside = ~view.mask
-    assert (view.mixed[:, :, outside] == 0).all() and view.mixed[:, :, view.mask].any()
-    assert "alpha_blend(clip, ~mask, 0.0)" in explore.snippet(view.choice)
+    maps, target = view.stages["motion map, ST"], view.stages["target of alignment, ST"]
+    assert maps.shape == target.shape == (1, 16, 112, 112)
+    assert torch.allclose(maps[0, :15].mean(0), view.stages["S-motion"], atol=1e-6)
+    assert torch.allclose(view.stages["T-motion"], maps[0].mean((1, 2)))
+    assert torch.allclose(
+        target[0, 5, 40, 70], maps[0, 4:8, 32:48, 64:80].mean(), atol=1e-6
+    )  # a cell of 4×16×16
+    if name == "mcl_motion":
+        outside = ~view.mask
+        assert (view.mixed[:, :, outside] == 0).all() and view.mixed[:, :, view.mask].any()
+        assert "alpha_blend(clip, ~mask, 0.0)" in explore.snippet(view.choice)
+        return
+    ys, xs = torch.nonzero(view.mask, as_tuple=True)
+    box = view.clip[:, 0, ys.min() : ys.max() + 1, xs.min() : xs.max() + 1] / 255
+    whole = F.interpolate(box[None], (112, 112), mode="bilinear", antialias=True)[0]
+    assert torch.allclose(view.mixed[:, 0], whole, atol=1e-5)
+    assert "explore.cropped(clip, mask)" in explore.snippet(view.choice)

@@ -319,24 +319,30 @@ def moving_pictures(
     clip: Tensor,  # [B,C,T,H,W], float in [0,1] or uint8
     how: str = "dis",  # a key of `mvnb.flow.FLOWS`
     **parameters,  # of a mask; they change nothing here
-) -> dict:  # title -> float [B,H,W] or [B,3,H,W]
-    "From flow to S-motion, and what the gradient of a clip is aligned with."
+) -> dict:  # title -> what `mvnb.quality.Mask` takes as a stage
+    "From flow to motion maps, and what the gradient of a clip is aligned with."
     fields = _flow(clip, how)
     parts = boundary(fields)
+    maps = motion_map(fields, BORDER)
+    maps = torch.cat([maps, maps[:, -1:]], 1)[:, None]  # [B,1,T,H,W]; the last frame has no next one
     moved = _s_motion(fields)
     middle = fields[:, fields.shape[1] // 2]
     target = F.interpolate(F.adaptive_avg_pool2d(moved[:, None], 7), moved.shape[1:])[:, 0]
+    over_time = F.interpolate(F.adaptive_avg_pool3d(maps, (4, 7, 7)), maps.shape[2:])
     return {
         "flow, middle frame": flow_to_image(middle).float() / 255,
         "boundary of u": parts[:, :, :2].norm(dim=2).mean(1),
         "boundary of v": parts[:, :, 2:].norm(dim=2).mean(1),
         "S-motion": moved,
         "target of alignment, S": target,
+        "motion map, ST": maps,
+        "T-motion": pool(maps[:, 0], "T"),
+        "target of alignment, ST": over_time,
     }
 
 
 _SHOWN = dict(stages=moving_pictures, recipe="mcl")
 MASKS = {
     "mcl_motion": Mask("MCL, what moves", moving_mask, mix="keep", **_SHOWN),
-    "mcl_view": Mask("MCL, view", view_mask, mix="keep", **_SHOWN),
+    "mcl_view": Mask("MCL, view", view_mask, mix="crop", **_SHOWN),
 }
