@@ -1126,8 +1126,10 @@ _MARK = "written by `mvnb export`"  # in every card
 
 def _clips_said(encoder) -> str:
     "What an encoder takes, in words."
-    kind = "gray, [B,1,T,H,W]" if encoder.channels == 1 else "RGB, [B,3,T,H,W]"
-    mean, std = (", ".join(f"{value:.6g}" for value in values) for values in (encoder.mean, encoder.std))
+    gray = encoder.channels == 1
+    kind = "gray, [B,1,T,H,W]" if gray else "RGB, [B,3,T,H,W]"
+    used = [[sum(values) / 3] if gray else values for values in (encoder.mean, encoder.std)]
+    mean, std = (", ".join(f"{value:.6g}" for value in values) for values in used)
     return f"`clips` are {kind}, {encoder.clips}, pixels in [0, 1] less ({mean}) and divided by ({std})."
 
 
