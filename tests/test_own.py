@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -1291,7 +1292,13 @@ def test_a_fine_tuned_run_by_its_hash_keeps_its_classifier_and_numbers(puppets_r
         want = encoder(clips) @ tensors["head.weight"].T + tensors["head.bias"]
         torch.testing.assert_close(theirs(clips.transpose(1, 2)).logits, want, rtol=1e-5, atol=1e-5)
     top1 = f"top-1 {stored.metrics['unbiased']['top1']:.1f} %"
-    assert top1 in (out / "README.md").read_text()
+    card = (out / "README.md").read_text()
+    assert top1 in card
+    low, wide = (float(x) for x in re.search(r"less \((\S+)\) and divided by \((\S+)\)", card).groups())
+    white = torch.full((1, 4, 32, 32), 255, dtype=torch.uint8).expand(3, -1, -1, -1)
+    assert own.prepare(white, encoder).max().item() == pytest.approx(
+        (1 - low) / wide, abs=1e-3
+    )  # white weighs 0.9999
     assert cli.main(["export", pretrained.hash, "--to", "huggingface"]) == 0
     card = settings.outputs() / "exported" / f"{pretrained.hash}-huggingface" / "README.md"
     assert top1 in card.read_text() and "apache-2.0" in card.read_text()  # puppets are the library's own
