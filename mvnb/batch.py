@@ -239,13 +239,16 @@ def listing(
     return pd.DataFrame(lines)
 
 # %% ../nbs/use/42_batch.ipynb #8c01cac1
-def _complaints(graph: Graph, said: str) -> list:  # of sentences
+def _complaints(graph: Graph, *said: str) -> list:  # of sentences; what is said of one notebook, of several
     "Why notebooks cannot run here; those with the same reason together."
     together = {}
     for name, why in graph.blocked.items():
         cause = re.sub(r"^(it|the \w+) needs? [\w-]+: ", "", why)
         together.setdefault(cause.rstrip("."), []).append(name)
-    return [f"{', '.join(names)} {said}: {cause}." for cause, names in together.items()]
+    lines = []
+    for cause, names in together.items():
+        lines.append(f"{', '.join(names)} {said[0] if len(names) == 1 else said[-1]}: {cause}.")
+    return lines
 
 
 def summary(
@@ -577,7 +580,7 @@ def report(
     lines += [f"{n}  {graph.jobs[n]}: not started{_because(graph, n, ended)}" for n in waiting[:9]]
     if len(waiting) > 9:
         lines.append(f"... and {len(waiting) - 9} more that were not started")
-    lines += _complaints(graph, "left out")
+    lines += _complaints(graph, "was left out", "were left out")
     return "\n".join(lines), len(names["done"]) == len(ended) and not graph.blocked
 
 # %% ../nbs/use/42_batch.ipynb #a233e4cb

@@ -600,7 +600,7 @@ def _skill_panel(axis: Axes, part: pd.DataFrame, labels: list, cameras: list):
         style = dict(fmt=MARKERS[k % len(MARKERS)], ms=5, capsize=2)
         axis.errorbar(x, skill.mean()[cameras], error, label=label, **style)
     axis.axhline(0, color="k", lw=0.8, ls=":")
-    axis.set_xticks(range(len(cameras)), cameras)
+    axis.set_xticks(range(len(cameras)), cameras, fontsize=8)
     axis.set_xlabel("camera")
     axis.grid(axis="y", alpha=0.3)
 
