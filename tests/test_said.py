@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mvnb import cli, datasets, models, own, protocols, recipes, runs, settings, tables
+from mvnb import cli, datasets, models, own, protocols, recipes, records, runs, settings, tables
 from mvnb.models import WeightsError, save_weights
 
 
@@ -35,9 +35,29 @@ def test_a_hash_that_no_table_has_makes_no_videos(capsys, monkeypatch, tmp_path)
     assert not any(tmp_path.iterdir())
 
 
-def test_a_run_of_a_table_is_found_by_its_first_digits():
+def test_a_run_of_a_table_is_found_by_its_first_digits(monkeypatch, tmp_path):
+    monkeypatch.setenv("MVNB_PATHS_RUNS", str(tmp_path))
     recipe = tables.table("fame", 3).plan("smoke").runs[0]
-    assert cli._find_run(recipe.hash[:10], "smoke", dict(seeds=1, data="")) == recipe
+    args = cli.parser().parse_args(["run", recipe.hash[:10], "--profile", "smoke"])
+    assert cli._find_run(args) == recipe
+
+
+def test_a_stored_run_is_found_without_a_plan(monkeypatch, tmp_path):
+    monkeypatch.setenv("MVNB_PATHS_RUNS", str(tmp_path))
+    monkeypatch.setattr(cli, "_runs_named", lambda *_: pytest.fail("tables were planned"))
+    recipe = tables.table("fame", 3).plan("smoke").runs[0]
+    for k in "01":  # another run, which begins with the same digits
+        name = recipe.hash[:15] + k
+        record = dict(
+            hash=name, recipe=json.loads(recipe.json()), metrics={}, meta={"finished": "2026"}, files={}
+        )
+        (tmp_path / name).mkdir()
+        text = json.dumps(record | {"checksum": records.checksum(record)})
+        (tmp_path / name / records.RESULT).write_text(text)
+    find = lambda name: cli._find_run(cli.parser().parse_args(["run", name]))
+    assert find(recipe.hash[:15] + "1") == recipe
+    with pytest.raises(cli.Refused, match="2 runs begin with"):
+        find(recipe.hash[:10])
 
 
 @pytest.mark.parametrize(
