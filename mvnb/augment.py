@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-import torchvision.transforms.v2.functional as TF
 from fastcore.basics import patch
 from torch import Tensor
 
@@ -59,13 +58,20 @@ def denormalize(
     return torch.stack([x * s + m for x, m, s in channels], -4)
 
 # %% ../nbs/clips/05_augment.ipynb #1928bd2c
+def _colours():
+    "torchvision's transforms, opened when they are needed: with them comes PyTorch's compiler."
+    import torchvision.transforms.v2.functional as transforms
+
+    return transforms
+
+
 def luma(
     clip: Tensor,  # float [B,3,T,H,W], or [B,1,T,H,W]
 ) -> Tensor:  # float [B,1,T,H,W]
     "Brightness as the eye weighs it: 0.2989 R + 0.587 G + 0.114 B (ITU-R BT.601). Gray stays as it is."
     if clip.shape[1] == 1:
         return clip
-    return TF.rgb_to_grayscale(clip.movedim(1, 2)).movedim(2, 1)
+    return _colours().rgb_to_grayscale(clip.movedim(1, 2)).movedim(2, 1)
 
 
 def grayscale(
@@ -420,7 +426,7 @@ def autocontrast(
     clip: Tensor,  # float [B,C,T,H,W] in [0,1]
 ) -> Tensor:  # float [B,C,T,H,W] in [0,1]
     "Each channel of a clip stretched to [0,1]; a channel of one level stays."
-    return TF.autocontrast(clip.flatten(2, 3)).view(clip.shape)
+    return _colours().autocontrast(clip.flatten(2, 3)).view(clip.shape)
 
 
 def equalize(
@@ -428,7 +434,7 @@ def equalize(
 ) -> Tensor:  # float [B,C,T,H,W], levels of 8 bits
     "Each channel of a clip with its 256 levels about equally frequent, as Pillow does it for a picture."
     level = (clip * 255).round().byte()
-    return (TF.equalize(level.flatten(2, 3)).view(clip.shape) / 255).to(clip.dtype)
+    return (_colours().equalize(level.flatten(2, 3)).view(clip.shape) / 255).to(clip.dtype)
 
 # %% ../nbs/clips/05_augment.ipynb #c4a968ac
 def posterize(

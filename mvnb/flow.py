@@ -19,7 +19,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.models.optical_flow import Raft_Small_Weights, raft_small
 
 from . import settings
 from .contents import sha256
@@ -112,21 +111,21 @@ def _dis(first: Tensor, second: Tensor, **options) -> Tensor:
     return _each_pair(cv2.DISOpticalFlow_create(PRESETS[preset]), first, second)
 
 # %% ../nbs/motion/11_flow.ipynb #11f00020
-_PUBLISHED = Raft_Small_Weights.C_T_V2.url
-
-
 def raft_weights(
     path: str
     | Path
     | None = None,  # None: settings, [weights] raft_small, else torchvision's download folder
 ) -> Path:  # an existing file
     "The file of RAFT-small's weights. Raises FileNotFoundError with its published name and address."
-    name = Path(_PUBLISHED).name
+    from torchvision.models import get_weight  # with torchvision comes PyTorch's compiler
+
+    address = get_weight("Raft_Small_Weights.C_T_V2").url
+    name = Path(address).name
     path = path or settings.folder("weights", "raft_small") or Path(torch.hub.get_dir(), "checkpoints", name)
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path}: no such file of weights; download {name} from {_PUBLISHED} and put it there, or name "
+            f"{path}: no such file of weights; download {name} from {address} and put it there, or name "
             'your copy in settings.local.ini, [weights] raft_small; how="tvl1" and how="dis" need no weights'
         )
     return path
@@ -135,7 +134,9 @@ def raft_weights(
 @functools.lru_cache(maxsize=4)
 def _network(path: str, modified: int, device: str) -> torch.nn.Module:
     "RAFT-small with the weights of a file. Raises ValueError for a file that holds others."
-    network = raft_small(weights=None)
+    from torchvision.models import get_model
+
+    network = get_model("raft_small", weights=None)
     try:
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:

@@ -32,9 +32,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save as serialize
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
-from torchvision.models import get_model, googlenet
-from torchvision.models.video import R2Plus1D_18_Weights, R3D_18_Weights, S3D as TorchvisionS3D, S3D_Weights
-from torchvision.models.video.resnet import BasicBlock, Conv2Plus1D, Conv3DSimple
 
 from . import settings
 from .contents import sha256
@@ -110,14 +107,22 @@ def _stem(factored: bool, channels: int, width: int, middle: int, kernel: int, s
     return nn.Sequential(*space, *time)
 
 # %% ../nbs/learn/20_models.ipynb #cef5dd89
+def _resnet():
+    "torchvision's video ResNets, opened by the first network: with torchvision comes PyTorch's compiler."
+    from torchvision.models.video import resnet
+
+    return resnet
+
+
 def _stage(conv: type, inp: int, out: int, blocks: int, stride: int) -> nn.Sequential:
     "Residual blocks, [B,inp,t,h,w] -> [B,out,t/stride,h/stride,w/stride]; the first one changes the shape."
+    block = _resnet().BasicBlock
     shortcut = None
     if stride != 1 or inp != out:
         projection = nn.Conv3d(inp, out, 1, conv.get_downsample_stride(stride), bias=False)
         shortcut = nn.Sequential(projection, nn.BatchNorm3d(out))
-    first = BasicBlock(inp, out, conv, stride, shortcut)
-    others = [BasicBlock(out, out, conv) for _ in range(blocks - 1)]
+    first = block(inp, out, conv, stride, shortcut)
+    others = [block(out, out, conv) for _ in range(blocks - 1)]
     return nn.Sequential(first, *others)
 
 # %% ../nbs/learn/20_models.ipynb #a5c3ccf3
@@ -143,7 +148,7 @@ class ResNet3D(Backbone):
                 "give one of each per stage"
             )
         super().__init__(widths[-1], num_classes, dropout)
-        layer = {"2plus1d": Conv2Plus1D, "3d": Conv3DSimple}[conv]
+        layer = getattr(_resnet(), {"2plus1d": "Conv2Plus1D", "3d": "Conv3DSimple"}[conv])
         self.channels = channels
         self.stem = _stem(conv == "2plus1d", channels, widths[0], *stem)
         self.stages = [f"layer{number}" for number in range(1, len(blocks) + 1)]
@@ -468,6 +473,13 @@ class _ClipSequence(nn.Sequential):
         return super().forward(_channels_last(clip))
 
 # %% ../nbs/learn/20_models.ipynb #7df20036
+def _torchvision(name: str, **options) -> nn.Module:
+    "A network of torchvision's, with random weights."
+    from torchvision.models import get_model
+
+    return get_model(name, weights=None, **options)
+
+
 class S3D(Backbone):
     "Separable I3D (Xie et al. 2018): torchvision's layers, for clips of any size."
 
@@ -475,7 +487,7 @@ class S3D(Backbone):
 
     def __init__(self, num_classes: int | None = None, dropout: float = 0.0):
         super().__init__(1024, num_classes, dropout)
-        layers = TorchvisionS3D(num_classes or 1)
+        layers = _torchvision("s3d", num_classes=num_classes or 1)
         self.features = _ClipSequence(*layers.features)  # [B,3,T,H,W] -> [B,1024,T/8,H/32,W/32]
         if num_classes is not None:
             self.classifier = nn.Sequential(nn.Identity(), layers.classifier[1])
@@ -492,7 +504,7 @@ class I2D(Backbone):
 
     def __init__(self, num_classes: int | None = None, dropout: float = 0.0):
         super().__init__(1024, num_classes, dropout)
-        layers = googlenet(weights=None, aux_logits=False, init_weights=False, num_classes=1)
+        layers = _torchvision("googlenet", aux_logits=False, init_weights=False, num_classes=1)
         kept = [(k, v) for k, v in layers.named_children() if k not in ("avgpool", "dropout", "fc")]
         self.trunk = [name for name, _ in kept]
         for name, layer in kept:
@@ -911,7 +923,8 @@ class PyVRLResNet(ResNet3D):
         for name in self.stages if conv == "2plus1d" else ():
             block = getattr(self, name)[0]
             out = block.conv2[1].num_features
-            block.conv2[0] = _initialise(Conv2Plus1D(out, out, 27 * out * out // (9 * out + 3 * out)))
+            middle = 27 * out * out // (9 * out + 3 * out)
+            block.conv2[0] = _initialise(_resnet().Conv2Plus1D(out, out, middle))
         for module in self.modules():
             if isinstance(module, nn.BatchNorm3d):
                 module.eps = bn_eps
@@ -1262,7 +1275,7 @@ def torchvision_model(
             "the encoder's own file is a plain state dict, which `mvnb.own.load_encoder` opens"
         )
     more = dict(aux_logits=False, init_weights=False) if name == "i2d" else {}
-    return get_model(TORCHVISION[name], weights=None, num_classes=num_classes, **more)
+    return _torchvision(TORCHVISION[name], num_classes=num_classes, **more)
 
 # %% ../nbs/learn/20_models.ipynb #cc55aac3
 def _epsilons(model: nn.Module) -> list:
@@ -1419,10 +1432,10 @@ def inflate(
 
 # %% ../nbs/learn/20_models.ipynb #6a0ad2e5
 SUPERVISED = {
-    "r2plus1d_18": R2Plus1D_18_Weights.KINETICS400_V1,
-    "r3d_18": R3D_18_Weights.KINETICS400_V1,
-    "s3d": S3D_Weights.KINETICS400_V1,
-}
+    "r2plus1d_18": "R2Plus1D_18_Weights.KINETICS400_V1",
+    "r3d_18": "R3D_18_Weights.KINETICS400_V1",
+    "s3d": "S3D_Weights.KINETICS400_V1",
+}  # our name -> torchvision's of the weights
 
 
 def supervised_weights(
@@ -1438,7 +1451,9 @@ def supervised_weights(
             f"{name}: torchvision has no Kinetics-400 weights for it "
             f"(it has them for {', '.join(SUPERVISED)})"
         )
-    url = SUPERVISED[name].url
+    from torchvision.models import get_weight
+
+    url = get_weight(SUPERVISED[name]).url
     path = (
         path or settings.folder("weights", name) or Path(torch.hub.get_dir(), "checkpoints", Path(url).name)
     )

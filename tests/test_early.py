@@ -83,6 +83,14 @@ def test_stored_runs_are_listed_without_pytorch(tmp_path):
     assert "linear on ucf101 from somewhere" in done.stdout and "1 runs in" in done.stdout
 
 
+def test_rooms_that_only_look_into_the_store_load_no_compiler():
+    "Half of the time of a stored run would be torchvision's import, which brings it."
+    rooms = "from mvnb import methods, papers, recipes, runs; methods.names()"
+    check = "import sys; sys.exit(bool({'torchvision', 'torch._dynamo'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", f"{rooms}; {check}"], cwd=ROOT)
+    assert done.returncode == 0
+
+
 @pytest.mark.parametrize("change", ['"top1": 99.5', '"top1": NaN'])
 def test_a_changed_record_is_damaged(tmp_path, change):
     stored(tmp_path)

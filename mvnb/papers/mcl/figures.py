@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from matplotlib.patches import Rectangle
 from torch import Tensor
-from torchvision.utils import flow_to_image
 from tqdm.auto import tqdm
 
 from ... import explain, maps, puppets, recipes, runs, show
@@ -266,6 +265,8 @@ def _coloured(map: Tensor) -> Tensor:  # float [T,H,W], 0 or more -> [T,3,H,W] i
 @patch
 def figure(self: Moving, cameras: tuple = ("still", "pan"), most: int = 6):  # -> matplotlib Figure
     "Figure 2, a to d: frames, flow, motion boundaries and motion map, under two cameras."
+    from torchvision.utils import flow_to_image  # with torchvision comes PyTorch's compiler
+
     rows, outline = {}, {}
     for camera in cameras if not self.plan.real else self.cameras:
         film = self.shown[camera]

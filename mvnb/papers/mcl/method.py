@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from fastcore.meta import delegates
 from torch import Tensor, nn
-from torchvision.utils import flow_to_image
 
 from ...augment import Photometric, flip, on_chosen
 from ...flow import RaftWeights, flow
@@ -321,6 +320,8 @@ def moving_pictures(
     **parameters,  # of a mask; they change nothing here
 ) -> dict:  # title -> what `mvnb.quality.Mask` takes as a stage
     "From flow to motion maps, and what the gradient of a clip is aligned with."
+    from torchvision.utils import flow_to_image  # with torchvision comes PyTorch's compiler
+
     fields = _flow(clip, how)
     parts = boundary(fields)
     maps = motion_map(fields, BORDER)
