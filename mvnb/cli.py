@@ -644,7 +644,7 @@ def _find_run(args):
             f"{name!r} names no run: give the first 4 to 16 digits (0-9, a-f) of its hash, which `mvnb plan` "
             "lists, or a file .json with its recipe"
         )
-    if stored := records.beginning(name):
+    if stored := records.stored(name):
         return _the_one([recipes.from_json(record["recipe"]) for record in stored], name)
     for profile in [args.profile] if args.profile else settings.PROFILES:
         try:
@@ -1153,6 +1153,16 @@ def _told() -> tuple:  # classes of errors
     return tuple(getattr(module, known[room]) for room, module in opened.items() if module)
 
 
+def _reader_has_left() -> bool:
+    "Whether whoever read what is printed has gone, as after `| head`; nothing more is printed then."
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
+
+
 def main(
     argv: list | None = None,  # arguments; None: those of the process
 ) -> int:  # exit code
@@ -1165,11 +1175,9 @@ def main(
             code = args.run(args)
             sys.stdout.flush()
             return code
-    except BrokenPipeError:  # such as `| head`: whoever was reading has seen enough
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except (Refused, ValueError, OSError, ImportError, *_told()) as e:
+        if isinstance(e, BrokenPipeError) and _reader_has_left():
+            return 1
         if os.environ.get("MVNB_DEBUG"):
             raise
         _say(f"mvnb: {e}", file=sys.stderr)

@@ -74,10 +74,12 @@ def official(self: Data) -> int | None:
 def lacks(self: Data) -> str:
     "What is missing of the videos of the official lists, as a sentence; nothing where all are here."
     try:
-        index = self.load()
+        index = None if self.made else self.load()
     except (OSError, ValueError):
-        return ""  # a plan says that in its own words
-    there = len(index) if self.made else len(index) - len(index.missing())
+        index = None  # a plan says that in its own words
+    if index is None:
+        return ""
+    there = len(index) - len(index.missing())
     wanted = max(self.official or 0, len(index))
     if there >= 0.95 * wanted:
         return ""

@@ -694,8 +694,8 @@ def left_out(videos: Videos) -> list:  # of sentences
 def lacking(recipes: list) -> list:  # of sentences
     "Which data sets of runs are not here in their official size."
     found = {data: None for recipe in recipes for data in (recipe.data, *dict(recipe.tests).values())}
-    said = [data.lacks for data in found if not data.made]
-    return [f"{sentence} Numbers and times are of what is here." for sentence in said if sentence]
+    said = filter(None, (data.lacks for data in found))
+    return [f"{sentence} Numbers and times are of what is here." for sentence in said]
 
 # %% ../nbs/results/32_tables.ipynb #a476bc2e
 def seed_text(seeds: tuple) -> str:

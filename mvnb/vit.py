@@ -679,12 +679,11 @@ def _check_config(config: dict, classifies: bool, guesses: bool) -> dict:
 IMAGENET_STD = IMAGENET[1]  # that VideoMAE's clips are divided by
 
 
-def _built(config: dict, classes: int | None, guesses: bool) -> ViT | MAE:
-    "The network that a configuration describes, with random weights."
+def _shape_of(config: dict) -> dict:
+    "The arguments of `ViT` that a configuration describes."
     side = config["patch_size"]
     height, width = (side, side) if isinstance(side, int) else side
-    vit = ViT(
-        classes,
+    return dict(
         width=config["hidden_size"],
         depth=config["num_hidden_layers"],
         heads=config["num_attention_heads"],
@@ -693,6 +692,11 @@ def _built(config: dict, classes: int | None, guesses: bool) -> ViT | MAE:
         eps=config["layer_norm_eps"],
         channels=config["num_channels"],
     )
+
+
+def _built(config: dict, classes: int | None, guesses: bool) -> ViT | MAE:
+    "The network that a configuration describes, with random weights."
+    vit = ViT(classes, **_shape_of(config))
     if not guesses:
         return vit
     return MAE(
@@ -798,17 +802,7 @@ def described(
     if path.name != "model.safetensors" or not place.is_file():
         return {}
     config = _check_config(_json_in(place), False, False)
-    side = config["patch_size"]
-    height, width = (side, side) if isinstance(side, int) else side
-    model = dict(
-        width=config["hidden_size"],
-        depth=config["num_hidden_layers"],
-        heads=config["num_attention_heads"],
-        tubelet=(config["tubelet_size"], height, width),
-        mlp=config["intermediate_size"] / config["hidden_size"],
-        eps=config["layer_norm_eps"],
-        channels=config["num_channels"],
-    )
+    model = _shape_of(config)
     stride = config.get(_STRIDE, 4)  # 4: VideoMAE's on Kinetics
     clips = dict(length=config["num_frames"], stride=stride, size=config["image_size"])
     return dict(backbone=_name_of(model), model=model, clips=clips, **_pixels_beside(path.parent))

@@ -96,8 +96,10 @@ def test_a_changed_record_is_damaged(tmp_path, change):
     stored(tmp_path)
     path = tmp_path / "0123456789abcdef" / records.RESULT
     path.write_text(path.read_text().replace('"top1": 12.5', change))
-    with pytest.raises((records.Damaged, ValueError)):
+    with pytest.raises(records.Damaged):
         records.parsed(path.parent)
+    done = called("runs", "list", MVNB_PATHS_RUNS=str(tmp_path))
+    assert done.returncode == 0 and "0 runs in" in done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -167,3 +169,11 @@ def test_a_reader_that_leaves_is_no_error(tmp_path):
     finally:
         os.close(writing)
     assert done.returncode == 1 and done.stderr == ""
+
+
+def test_a_broken_pipe_elsewhere_is_told(monkeypatch, capsys):
+    def broken():
+        raise BrokenPipeError(32, "a loader has gone")
+
+    monkeypatch.setattr(records, "stored", broken)
+    assert cli.main(["runs", "list"]) == 1 and "a loader has gone" in capsys.readouterr().err
