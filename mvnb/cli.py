@@ -1162,7 +1162,7 @@ def _reader_has_left() -> bool:
         return True
     return False
 
-
+# %% ../nbs/use/43_cli.ipynb #964b13ae
 def main(
     argv: list | None = None,  # arguments; None: those of the process
 ) -> int:  # exit code
