@@ -170,8 +170,8 @@ def how_tos(site):
             "On a cluster",
             f"How to run many tables on one machine or on a cluster is being written down. What there is: `mvnb batch --help`"
             + (
-                ", and the lesson [Batch](library/use/42_batch.ipynb)."
-                if "library/use/42_batch.ipynb" in site.pages.values()
+                ", and the lesson [Batch](library/use/44_batch.ipynb)."
+                if "library/use/44_batch.ipynb" in site.pages.values()
                 else "."
             ),
         ),

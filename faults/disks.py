@@ -16,7 +16,7 @@ import nbformat
 import numpy as np
 import torch
 
-from mvnb import cli, models, own, puppets, runs, train, video
+from mvnb import cli, features, models, puppets, runs, train, video
 
 from . import _chains, stored
 from ._cases import Place, Row, apart, each, fork, generator
@@ -39,7 +39,7 @@ def encoder(folder: Path, videos: Path):
 
 
 def features(folder: Path, videos: Path):
-    own._write_npz(folder / "features.npz", features=np.random.default_rng(0).random((64, 64)))
+    features._write_npz(folder / "features.npz", features=np.random.default_rng(0).random((64, 64)))
 
 
 def film(folder: Path, videos: Path):

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mvnb import models, own, puppets, train
+from mvnb import features, models, own, puppets, train
 from mvnb.models import WeightsError
 
 from ._cases import Place, Row, each, generator
@@ -115,7 +115,7 @@ def features(folder: Path, value, rng):
     arrays = {name: np.zeros(2) for name in names}
     arrays[names[rng.integers(len(names))]] = boxed(value)
     np.savez(folder / "features.npz", **arrays)
-    own.load_features(folder / "features.npz")
+    features.load(folder / "features.npz")
 
 
 def drawn(folder: Path, value, rng):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mvnb import clips, contents, datasets, maps, models, own, puppets, runs, train
+from mvnb import clips, contents, datasets, features, maps, models, own, puppets, runs, train
 from mvnb.models import WeightsError
 
 from . import _chains
@@ -161,11 +161,11 @@ def make_features(folder: Path, videos: Path):
         shutil.copy(index.path(k), films / f"{k}.mp4")
     os.environ["MVNB_PATHS_OUTPUTS"] = str(folder)
     encoder = folder / "encoder.safetensors"
-    own.features(films, encoder, folder / "features.npz", map=None, device="cpu", workers=0)
+    features.extract(films, encoder, folder / "features.npz", map=None, device="cpu", workers=0)
 
 
 def read_features(folder: Path):
-    found = own.load_features(folder / "features.npz")
+    found = features.load(folder / "features.npz")
     return [found.values, found.paths, found.ok, found.reasons, found.labels, found.classes, found.about]
 
 

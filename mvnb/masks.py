@@ -5,11 +5,14 @@
 # %% auto #0
 __all__ = ['HUES', 'GRAY', 'CONVENTIONS', 'MASKS', 'KINDS', 'blur', 'minmax', 'seed_region', 'check_share', 'keep_top', 'hsv',
            'color_code', 'color_likelihood', 'Stages', 'fame_stages', 'fame_mask', 'seed_mask', 'grid_mask',
-           'gauss_mask', 'mac_mask', 'MacStages', 'mac_stages', 'foreground', 'iou', 'box_mask', 'saliency_score',
-           'random_tokens', 'tube_tokens', 'block_tokens', 'smm_tokens', 'mgm_tokens']
+           'gauss_mask', 'mac_mask', 'MacStages', 'mac_stages', 'foreground', 'Mask', 'iou', 'box_mask',
+           'saliency_score', 'random_tokens', 'tube_tokens', 'block_tokens', 'smm_tokens', 'mgm_tokens']
 
 # %% ../nbs/motion/12_masks.ipynb #07dc4361
+import inspect
 import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from numbers import Integral
 from typing import NamedTuple
 
@@ -465,6 +468,33 @@ def foreground(
     if kind not in MASKS:
         raise ValueError(f"no mask {kind!r}: choose one of {', '.join(KINDS)}")
     return MASKS[kind](clip, beta, **options)
+
+# %% ../nbs/motion/12_masks.ipynb #54f8d1b1
+@dataclass(frozen=True)
+class Mask:
+    "A kind of mask, and what it is used for."
+
+    label: str  # as tables and figures call it
+    make: Callable  # (clip float [B,3,T,H,W] in [0,1], **parameters) -> bool [B,H,W] or [B,T,H,W]
+    mix: str = "merge"  # a key of `mvnb.explore.MIXES`, such as "merge" or "blend"
+    stages: Callable | None = None  # (clip, **parameters) -> {title: float}; for a clip a map [B,H,W] or a
+    # picture [B,3,H,W]; for each of its frames the same, as [B,1 or 3,T,H,W], or a number, [B,T]
+    recipe: str | None = None  # name of the method that trains with it; None: no method does
+    fixed: dict = field(default_factory=dict)  # arguments of that method that select this mask
+    carried: tuple = ()  # names of the mask's parameters that the method takes, too
+    hides: bool = False  # True is what is hidden from a network, not the foreground that is kept
+
+    @property
+    def parameters(self) -> dict:  # name -> default
+        "The parameters of `make` that have a default."
+        found = inspect.signature(self.make).parameters.values()
+        return {p.name: p.default for p in found if p.default is not p.empty}
+
+    @property
+    def guided(self) -> bool:
+        """Whether the mask follows a motion field: `make` and `stages` then take `motion`, a pair of a field
+        float32 [B,T,2,h,w] in pixels per frame and bool [B,T,h,w], True where it is known."""
+        return "motion" in self.parameters
 
 # %% ../nbs/motion/12_masks.ipynb #4c0d1ee7
 from .tokens import block_tokens, mgm_tokens, random_tokens, smm_tokens, tube_tokens  # noqa: F401

@@ -24,14 +24,12 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from safetensors import safe_open
 from safetensors.torch import load_file, save as serialize
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from . import settings
 from .contents import sha256
@@ -620,6 +618,8 @@ def describe(
     dict
 ):  # parameters (millions, without classifier), gflops (10⁹ multiply-adds, one clip), dim, map (t,h,w)
     "Parameters, multiply-adds and last map of a backbone, without computing anything."
+    from torch.utils.flop_counter import FlopCounterMode
+
     settings.pop("weights", None)
     with torch.device("meta"):
         model = build(name, **settings).eval()
@@ -1173,11 +1173,13 @@ def _compare(
 def account(
     model: nn.Module,  # unchanged
     path: str | Path,  # .safetensors, .pt, .pth or .tar
-) -> pd.DataFrame:  # a row per tensor: names, fate, reason, shape
+) -> "pd.DataFrame":  # a row per tensor: names, fate, reason, shape
     """What `load_weights` would do with every tensor of a file's state dict and of the model.
 
     Raises WeightsError if the file cannot be read or nothing in it fits.
     """
+    import pandas as pd
+
     report, _, _ = _compare(model, path)
     rows = []
     for fate in report.fates:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Regularisation', 'Protocol', 'training_views', 'clips_of', 'Extracted', 'extract', 'classifier_head', 'Classifier',
            'with_drop_path', 'true_rank', 'evaluate', 'Results', 'finetune', 'fit_svm', 'linear_probe', 'TimeDeviation',
-           'neighbours', 'retrieval', 'ClipFeature', 'retrieve']
+           'unit', 'neighbours', 'retrieval', 'ClipFeature', 'retrieve']
 
 # %% ../nbs/learn/27_protocols.ipynb #74444188
 import copy
@@ -746,7 +746,7 @@ class TimeDeviation(nn.Module):
         return last_map.std(2, correction=0).mean((2, 3))
 
 # %% ../nbs/learn/27_protocols.ipynb #5c645297
-def _unit(features: Tensor, centre: bool) -> Tensor:
+def unit(features: Tensor, centre: bool) -> Tensor:
     "Features of length 1; if asked, their mean is subtracted before."
     if centre:
         features = features - features.mean(0, keepdim=True)
@@ -767,7 +767,7 @@ def _nearness(query, gallery, chunk: int, centre: bool):  # yields float [part o
     "Cosine similarities of queries, some at a time, to the gallery. Raises ValueError as `neighbours` does."
     query, gallery = (torch.as_tensor(features).float() for features in (query, gallery))
     _check_features(query, gallery)
-    query, gallery = _unit(query, centre), _unit(gallery, centre)
+    query, gallery = unit(query, centre), unit(gallery, centre)
     for part in query.split(max(1, chunk // len(gallery))):
         yield part @ gallery.T
 

@@ -16,7 +16,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 
-import pandas as pd
 from fastcore.basics import patch
 
 from . import datasets, methods, papers, records
@@ -518,10 +517,12 @@ def _idle(name: str, found: Mapping) -> bool:
 def sources(
     paper: str,  # one of `papers.names()`
     name: str = "paper",  # or "released"
-) -> pd.DataFrame:  # setting, value, source, where; one line for each setting
+) -> "pd.DataFrame":  # setting, value, source, where; one line for each setting
     """The settings of a published profile with their sources: `SOURCES` of the paper's recipe has pairs of a
     Source and patterns of names, of which the last that fits counts. Raises ValueError for a setting without
     a source, and for a pattern that fits none."""
+    import pandas as pd
+
     its, text = settings_of(profile(name, paper)), settings_of(profile("paper", paper))
     given = {}
     for source, patterns in papers.part(paper, "recipe").SOURCES:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['WEIGHTS', 'DECODER', 'WORK', 'STARTED', 'GUESSED_RATE', 'Result', 'check_file', 'manifests', 'Status', 'status',
-           'find', 'load', 'commit', 'describe_device', 'watched', 'say', 'bars', 'Job', 'built', 'own_keys', 'pinned',
-           'ensure', 'trained', 'Failed', 'together', 'Estimate', 'basis_of', 'estimate', 'span']
+           'find', 'load', 'versions', 'commit', 'describe_device', 'watched', 'say', 'bars', 'Job', 'built', 'summary',
+           'own_keys', 'pinned', 'ensure', 'trained', 'Failed', 'together', 'Estimate', 'basis_of', 'estimate', 'span']
 
 # %% ../nbs/results/31_runs.ipynb #94110b6b
 import contextlib
@@ -76,10 +76,6 @@ def _spoken(metric: tuple) -> str:  # (name, value); empty where there is no acc
     if isinstance(value, dict):
         return f"{name} {value['top1']:.1f} %" if "top1" in value else ""
     return f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
-
-# %% ../nbs/results/31_runs.ipynb #c0bbb9a2
-def _write_json(path: Path, value: dict):
-    settings.save_whole(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False), sync=True)
 
 # %% ../nbs/results/31_runs.ipynb #522c6fe2
 def check_file(path: Path):
@@ -283,7 +279,8 @@ _PACKAGES = ("mvnb", "torch", "torchvision", "numpy", "decord", "av", "opencv-co
 
 
 @functools.cache
-def _versions() -> dict:
+def versions() -> dict:  # name -> version
+    "What decides a result besides the recipe: Python, CUDA, and the packages that compute or read videos."
     out = {"python": platform.python_version(), "cuda": torch.version.cuda}
     for name in _PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -471,7 +468,10 @@ def _save_weights(network, path: Path, recipe: Recipe, without: str = ""):
     models.save_weights(network, path, {"recipe": json.loads(recipe.json())}, without)
 
 
-def _summary(done) -> dict:
+def summary(
+    done,  # `train.Fit`
+) -> dict:  # name -> number
+    "A training in a few numbers: each curve's mean over its last tenth, the steps, the batch size."
     last = max(1, len(done.losses) // 10)  # the mean over the last tenth says more than the last step
     curves = {"loss": done.losses, **done.metrics}
     tail = {name: sum(values[-last:]) / last for name, values in curves.items()}
@@ -505,7 +505,7 @@ def _pretrain(recipe: Recipe, job: Job) -> tuple[dict, dict]:
     _save_weights(method.backbone, job.folder / WEIGHTS["pretrain"], recipe)
     if (whole := getattr(method, "autoencoder", None)) is not None:
         _save_weights(whole, job.folder / DECODER, recipe, without="backbone.")
-    return _summary(done), dict(peak_memory=done.peak_memory, failed=done.failed)
+    return summary(done), dict(peak_memory=done.peak_memory, failed=done.failed)
 
 # %% ../nbs/results/31_runs.ipynb #71f01a15
 _CLIP_FIELDS = (  # of `recipes.Clips` and `mvnb.protocols.Protocol` alike
@@ -561,7 +561,7 @@ def _told(results) -> tuple[dict, dict]:
     fitted = results.fit
     if fitted is None:
         return dict(results), dict(failed=failed)
-    about = dict(failed=failed | fitted.failed, peak_memory=fitted.peak_memory, training=_summary(fitted))
+    about = dict(failed=failed | fitted.failed, peak_memory=fitted.peak_memory, training=summary(fitted))
     return dict(results), about
 
 
@@ -573,12 +573,9 @@ STARTED = "started.json"
 
 def _story(work: Path) -> dict | None:
     "What an earlier attempt noted, if there was one."
-    try:
-        story = json.loads((work / STARTED).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+    story = settings.read_json(work / STARTED)
     kinds = dict(data=dict, contents=dict, first=str, seconds=(int, float), last=(int, float), starts=int)
-    if not isinstance(story, dict) or story.pop("checksum", None) not in (None, checksum(story)):
+    if story.pop("checksum", None) not in (None, checksum(story)):
         return None  # damaged: the run starts anew; notes of earlier versions have no checksum
     story = {"contents": {}} | story
     sound = story.keys() == kinds.keys() and all(isinstance(story[key], kinds[key]) for key in kinds)
@@ -605,7 +602,7 @@ def _begin(recipe: Recipe, data: dict, contents: dict) -> tuple[Path, dict]:
         work.mkdir(parents=True)
         story = {"data": data, "first": _now(), "seconds": 0.0, "starts": 0}
     story |= {"contents": contents, "last": time.time(), "starts": story["starts"] + 1}
-    _write_json(work / STARTED, story | {"checksum": checksum(story)})
+    settings.save_json(work / STARTED, story | {"checksum": checksum(story)}, sync=True)
     return work, story
 
 # %% ../nbs/results/31_runs.ipynb #f7d85bb0
@@ -671,7 +668,7 @@ def _meta(recipe: Recipe, job: Job, story: dict, about: dict, began: float) -> d
         processes=job.world,
         threads=settings.threads() if job.device == "cpu" else None,
         commit=commit(),
-        versions=_versions(),
+        versions=versions(),
         data=story["data"],
         contents=story["contents"],
         parent=recipe.parent.hash if recipe.parent else None,
@@ -749,7 +746,7 @@ def _compute(recipe: Recipe, job: Job, known: dict, team: _Team):
     team.wait()
     if team.first:
         meta = _meta(recipe, job, story, about, began)
-        _write_json(work / RESULT, _record(recipe, work, metrics, meta))
+        settings.save_json(work / RESULT, _record(recipe, work, metrics, meta), sync=True)
         _publish(work, _folder(recipe))
     team.wait()
 

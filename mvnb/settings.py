@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PROFILES', 'PARAMETERS', 'FILES', 'root', 'get', 'folder', 'data_root', 'annotations', 'device', 'workers', 'cores',
            'peak_memory', 'threads', 'jobs', 'outputs', 'publish', 'pages', 'runs', 'cache', 'nearest', 'printable',
-           'stopped_by_sigterm', 'end_with', 'NotWritten', 'written', 'whole', 'save_whole', 'scratch',
-           'folder_written', 'synced', 'locked']
+           'absolute', 'one_line', 'stopped_by_sigterm', 'end_with', 'NotWritten', 'written', 'whole', 'save_whole',
+           'save_json', 'read_json', 'scratch', 'folder_written', 'synced', 'locked']
 
 # %% ../nbs/clips/00_settings.ipynb #4820e33b
 import codecs
@@ -16,6 +16,7 @@ import difflib
 import errno
 import functools
 import glob
+import json
 import os
 import re
 import secrets
@@ -256,6 +257,16 @@ def printable(text: object) -> str:
     "A text for the screen: file names may hold escape sequences, or bytes that are not UTF-8."
     return str(text).translate(_UNPRINTABLE)
 
+
+def absolute(path: str | Path) -> Path:
+    "A path from the root on, links as they are; `~` is the home folder."
+    return Path(os.path.abspath(Path(path).expanduser()))
+
+
+def one_line(text: object) -> str:
+    "A name for the screen, on one line."
+    return printable(text).translate({9: "?", 10: "?"})
+
 # %% ../nbs/clips/00_settings.ipynb #f667d4ae
 def _interrupt(*_):
     raise KeyboardInterrupt
@@ -426,6 +437,24 @@ def save_whole(
     with whole(path, len(data), sync) as part:
         part.write_bytes(data)
     return Path(path)
+
+# %% ../nbs/clips/00_settings.ipynb #f061dbe4
+def save_json(
+    path: str | Path,
+    value: dict,  # of JSON's own types, without nan and infinity
+    sync: bool = False,  # see `whole`
+) -> Path:  # the file
+    "Writes a JSON file that is whole or not there, in ASCII: names may hold bytes that are not UTF-8."
+    return save_whole(path, json.dumps(value, indent=1, allow_nan=False), sync)
+
+
+def read_json(path: str | Path) -> dict:
+    "What a JSON file says; empty where there is no such file, or it is damaged."
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 # %% ../nbs/clips/00_settings.ipynb #949659d7
 @contextlib.contextmanager

@@ -6,8 +6,9 @@
 __all__ = ['DATA', 'SAID_BY', 'BY_SCENE', 'PROTOCOLS', 'PUPPETS_ARE_NOT_PUBLISHED', 'Column', 'Row', 'Claim', 'Part',
            'Definition', 'called', 'stem_of', 'csv_lines', 'published_lines', 'define', 'definitions', 'published',
            'published_settings', 'seeds_of', 'data_trouble', 'weights_of', 'start_trouble', 'Videos', 'videos_of',
-           'Plan', 'duration', 'taking', 'length_of', 'described', 'left_out', 'lacking', 'seed_text', 'paragraphs',
-           'markdown', 'evaluation', 'Table', 'Encoder', 'encoder_of', 'beside', 'table', 'demo', 'compute']
+           'Plan', 'duration', 'taking', 'counted', 'length_of', 'described', 'left_out', 'lacking', 'seed_text',
+           'paragraphs', 'markdown', 'evaluation', 'Table', 'Encoder', 'encoder_of', 'beside', 'table', 'demo',
+           'compute']
 
 # %% ../nbs/results/32_tables.ipynb #5ceeae24
 import contextlib
@@ -585,14 +586,19 @@ def taking(seconds: float | None) -> str:  # such as "take about 45 s"
         else f"take about {duration(seconds)}"
     )
 
+# %% ../nbs/results/32_tables.ipynb #8c6a74a0
+def counted(n: int, what: str) -> str:  # such as "1 video", "2 videos"
+    "How many there are, in words."
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
+
 
 def length_of(schedule) -> str:  # such as "200 epochs"
     "The length of a training, in words."
     if schedule is None:
         return "—"
-    unit = "epoch" if schedule.max_steps is None else "step"
-    count = schedule.epochs if schedule.max_steps is None else schedule.max_steps
-    return f"{count} {unit}" if count == 1 else f"{count} {unit}s"
+    if schedule.max_steps is None:
+        return counted(schedule.epochs, "epoch")
+    return counted(schedule.max_steps, "step")
 
 # %% ../nbs/results/32_tables.ipynb #d65005c4
 def _start(recipe: Recipe) -> dict:

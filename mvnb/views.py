@@ -188,7 +188,7 @@ class View:
     mask: Tensor  # bool [H,W] or [T,H,W]
     background: Tensor | None  # uint8 [3,T,H,W]
     mixed: Tensor  # float [3,T,H,W] in [0,1]
-    stages: dict  # title -> what the mask declares, see `quality.Mask`, without the batch
+    stages: dict  # title -> what the mask declares, see `masks.Mask`, without the batch
     scores: dict  # name -> number, as from quality.score
     said: str = ""  # where the motion that guides the mask comes from; "" for masks without a guide
 

@@ -17,7 +17,21 @@ from filelock import FileLock
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from mvnb import cli, datasets, methods, models, own, protocols, recipes, runs, settings, tokens, video
+from mvnb import (
+    cli,
+    datasets,
+    export,
+    features,
+    methods,
+    models,
+    own,
+    protocols,
+    recipes,
+    runs,
+    settings,
+    tokens,
+    video,
+)
 from mvnb.clips import ClipDataset
 from mvnb.models import WeightsError
 from processes import ended
@@ -357,7 +371,7 @@ KILLED = """
     import os, signal, sys
     import torch
     torch.set_num_threads(1)
-    from mvnb import own
+    from mvnb import features, own
     folder, other, out, name, limit = sys.argv[1:]
     count, real = [0], os.replace
     def strike(source, target):  # just before a file takes its final name
@@ -366,7 +380,7 @@ KILLED = """
         real(source, target)
     os.replace = strike
     fast = dict(device="cpu", workers=0, progress=False)
-    if other: own.features(folder, other, out, batch_size=1, every=0, map="none", **fast)
+    if other: features.extract(folder, other, out, batch_size=1, every=0, map="none", **fast)
     else: own.pretrain("fame", folder, "smoke", out=out, steps=12, backbone="r3d", checkpoint_every=0, **fast)
 """
 
@@ -551,7 +565,7 @@ def test_a_mended_file_is_noticed(folder, tmp_path, size):
     (folder / "a.mp4").write_bytes(good)
     trained = train(folder, out=tmp_path / "out")
     assert list(trained.meta["videos"]["unreadable"]) == ["b.mp4"]
-    assert own._read_json(tmp_path / "out" / own.RUN)["identity"] == trained.meta["identity"]
+    assert settings.read_json(tmp_path / "out" / own.RUN)["identity"] == trained.meta["identity"]
     (folder / "b.mp4").write_bytes(good)
     with pytest.raises(own.OwnError, match="another the videos in the folder"):
         train(folder, out=tmp_path / "out")
@@ -565,7 +579,7 @@ def test_nothing_readable(tmp_path, trained):
         with pytest.raises(own.OwnError, match="none of the 3 videos"):
             train(tmp_path / "v", skip_unreadable=skip)
     with pytest.raises(own.OwnError, match="none of the 3 videos"):
-        own.features(tmp_path / "v", trained.file, tmp_path / "f.npz", **FAST)
+        features.extract(tmp_path / "v", trained.file, tmp_path / "f.npz", **FAST)
     assert not list(tmp_path.glob("*.npz")) and not list(tmp_path.glob(".*pieces"))
 
 
@@ -594,9 +608,9 @@ def test_names_that_are_not_utf8(tmp_path, puppets, trained):
     result = train(os.fsdecode(top), progress=True)
     str(result).encode("utf-8")
     assert "bad\ufffd?.mp4: " in str(result)
-    found = own.features(os.fsdecode(top), trained.file, tmp_path / "f.npz", **FAST)
+    found = features.extract(os.fsdecode(top), trained.file, tmp_path / "f.npz", **FAST)
     assert found.ok.tolist() == [False, True, True, True] and sorted(os.listdir(top)) == sorted(
-        os.fsencode(str(p)) for p in own.load_features(tmp_path / "f.npz").paths
+        os.fsencode(str(p)) for p in features.load(tmp_path / "f.npz").paths
     )
     str(found).encode("utf-8")
 
@@ -605,7 +619,7 @@ def test_names_that_are_not_utf8(tmp_path, puppets, trained):
 
 
 def test_features_are_those_of_the_protocols(folder, trained, tmp_path):
-    found = own.features(folder, trained.file, tmp_path / "f.npz", views=3, batch_size=3, **FAST)
+    found = features.extract(folder, trained.file, tmp_path / "f.npz", views=3, batch_size=3, **FAST)
     index, encoder = own.videos(folder), own.load_encoder(trained.file)
     whole = protocols.extract(
         encoder,
@@ -652,62 +666,64 @@ def test_killed_features_go_on(folder, trained, tmp_path, monkeypatch):
     garbage(half)
     killed(folder, trained.file, tmp_path / "cut.npz", "0", 4)
     assert len(list(pieces.glob("0*.npz"))) == 3 and not (tmp_path / "cut.npz").exists()
-    calls, real = [], own._forward
-    monkeypatch.setattr(own, "_forward", lambda *a: calls.append(1) or real(*a))
-    cut = own.features(folder, trained.file, tmp_path / "cut.npz", batch_size=1, map="none", **FAST)
+    calls, real = [], features._forward
+    monkeypatch.setattr(features, "_forward", lambda *a: calls.append(1) or real(*a))
+    cut = features.extract(folder, trained.file, tmp_path / "cut.npz", batch_size=1, map="none", **FAST)
     assert len(calls) == 5 and not half.exists()
     assert sorted(p.name for p in tmp_path.iterdir() if "cut" in p.name) == ["cut.npz", "cut_knn.csv"]
     assert np.array_equal(
         cut.values,
-        own.features(folder, trained.file, tmp_path / "whole.npz", batch_size=1, map="none", **FAST).values,
+        features.extract(
+            folder, trained.file, tmp_path / "whole.npz", batch_size=1, map="none", **FAST
+        ).values,
     )
 
 
 def test_pieces_of_other_settings_are_not_taken(folder, trained, tmp_path, monkeypatch):
-    real = own._forward
+    real = features._forward
 
     def dies(*args):
         if len(list(tmp_path.glob(".f.npz.pieces/0*.npz"))) == 3:
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(own, "_forward", dies)
+    monkeypatch.setattr(features, "_forward", dies)
     with pytest.raises(KeyboardInterrupt):
-        own.features(folder, trained.file, tmp_path / "f.npz", batch_size=1, every=0, **FAST)
-    monkeypatch.setattr(own, "_forward", real)
-    found = own.features(folder, trained.file, tmp_path / "f.npz", batch_size=1, views=1, **FAST)
+        features.extract(folder, trained.file, tmp_path / "f.npz", batch_size=1, every=0, **FAST)
+    monkeypatch.setattr(features, "_forward", real)
+    found = features.extract(folder, trained.file, tmp_path / "f.npz", batch_size=1, views=1, **FAST)
     assert np.array_equal(
         found.values,
-        own.features(folder, trained.file, tmp_path / "g.npz", batch_size=1, views=1, **FAST).values,
+        features.extract(folder, trained.file, tmp_path / "g.npz", batch_size=1, views=1, **FAST).values,
     )
 
 
 def test_features_are_done_once_and_not_overwritten(folder, trained, tmp_path, monkeypatch):
-    first = own.features(folder, trained.file, tmp_path / "f.npz", **FAST)
+    first = features.extract(folder, trained.file, tmp_path / "f.npz", **FAST)
     before = (tmp_path / "f.npz").read_bytes()
-    monkeypatch.setattr(own, "_forward", None)
-    again = own.features(folder, trained.file, tmp_path / "f.npz", **FAST)
+    monkeypatch.setattr(features, "_forward", None)
+    again = features.extract(folder, trained.file, tmp_path / "f.npz", **FAST)
     assert not again.new and np.array_equal(first.values, again.values) and "done already" in str(again)
     for change, said in ((dict(views=2), "views 4 .now 2"), (dict(size=48), "size 32 .now 48")):
         with pytest.raises(own.OwnError, match=said):
-            own.features(folder, trained.file, tmp_path / "f.npz", **change, **FAST)
+            features.extract(folder, trained.file, tmp_path / "f.npz", **change, **FAST)
     garbage(tmp_path / "g.npz")
     with pytest.raises(own.OwnError, match="no file of features"):
-        own.features(folder, trained.file, tmp_path / "g.npz", **FAST)
+        features.extract(folder, trained.file, tmp_path / "g.npz", **FAST)
     with pytest.raises(own.OwnError, match=".npz"):
-        own.features(folder, trained.file, tmp_path / "features.txt", **FAST)
+        features.extract(folder, trained.file, tmp_path / "features.txt", **FAST)
     with pytest.raises(own.OwnError, match="cannot be written"):
-        own.features(folder, trained.file, tmp_path / "f.npz" / "below.npz", **FAST)
+        features.extract(folder, trained.file, tmp_path / "f.npz" / "below.npz", **FAST)
     assert (tmp_path / "f.npz").read_bytes() == before and (
         tmp_path / "g.npz"
     ).read_bytes() == b"not a video at all"
 
 
 def test_features_keep_the_row_of_a_bad_file(folder, trained, tmp_path):
-    clean = own.features(folder, trained.file, tmp_path / "clean.npz", **FAST)
+    clean = features.extract(folder, trained.file, tmp_path / "clean.npz", **FAST)
     garbage(folder / "a bad one.mp4")
     garbage(folder / "z empty.mp4", b"")
-    found = own.features(folder, trained.file, tmp_path / "f.npz", **FAST)
+    found = features.extract(folder, trained.file, tmp_path / "f.npz", **FAST)
     bad = [i for i, p in enumerate(found.paths) if p in ("a bad one.mp4", "z empty.mp4")]
     assert (
         (~found.ok).nonzero()[0].tolist() == bad
@@ -731,7 +747,7 @@ def test_features_as_a_table(folder, trained, tmp_path, monkeypatch, ending):
 
     garbage(folder / "run + jump" / "a bad one.mp4")
     out = tmp_path / f"f.{ending}"
-    found = own.features(folder, trained.file, out, views=1, **FAST)
+    found = features.extract(folder, trained.file, out, views=1, **FAST)
     assert found.table == out and found.file == tmp_path / "f.npz" and found.map.is_file()
     there = pd.read_csv(out) if ending == "csv" else pd.read_parquet(out)
     assert list(there.columns[:5]) == ["path", "class", "label", "reason", "f0"]
@@ -742,25 +758,25 @@ def test_features_as_a_table(folder, trained, tmp_path, monkeypatch, ending):
     bad = there["path"] == "run + jump/a bad one.mp4"
     assert bad.sum() == 1 and np.isnan(numbers[bad]).all() and not np.isnan(numbers[~bad]).any()
     assert there.loc[bad, "reason"].item().startswith("not a readable video")
-    monkeypatch.setattr(own, "_compute", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr(features, "_compute", lambda *_: pytest.fail("computed again"))
     before = out.stat().st_mtime_ns
-    again = own.features(folder, trained.file, out, views=1, **FAST)
+    again = features.extract(folder, trained.file, out, views=1, **FAST)
     assert not again.new and out.stat().st_mtime_ns == before
     other = out.with_suffix({"csv": ".parquet", "parquet": ".csv"}[ending])
-    own.features(folder, trained.file, other, views=1, **FAST)
+    features.extract(folder, trained.file, other, views=1, **FAST)
     assert other.is_file() and not [p for p in tmp_path.iterdir() if "part" in p.name]
 
 
 def test_a_table_takes_no_other_file_s_place(folder, trained, tmp_path, monkeypatch):
     (tmp_path / "f.csv").write_text("my own list\n")
-    monkeypatch.setattr(own, "_compute", lambda *_: pytest.fail("computed"))
+    monkeypatch.setattr(features, "_compute", lambda *_: pytest.fail("computed"))
     with pytest.raises(own.OwnError, match="is no table of these features"):
-        own.features(folder, trained.file, tmp_path / "f.csv", views=1, **FAST)
+        features.extract(folder, trained.file, tmp_path / "f.csv", views=1, **FAST)
     assert (tmp_path / "f.csv").read_text() == "my own list\n"
 
 
 def test_without_pyarrow_parquet_is_refused_before_any_work(folder, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(own, "find_spec", lambda name: None)
+    monkeypatch.setattr(features, "find_spec", lambda name: None)
     monkeypatch.setattr(own, "videos", lambda *_: pytest.fail("looked for videos"))
     words = ["features", str(folder), "--weights", "none.pt", "--out", str(tmp_path / "f.parquet")]
     assert cli.main(words) == 1
@@ -772,12 +788,12 @@ def test_without_pyarrow_parquet_is_refused_before_any_work(folder, tmp_path, ca
 
 def test_zeros_of_old_files_are_nan(folder, trained, tmp_path):
     garbage(folder / "a bad one.mp4")
-    found = own.features(folder, trained.file, tmp_path / "f.npz", views=1, **FAST)
+    found = features.extract(folder, trained.file, tmp_path / "f.npz", views=1, **FAST)
     with np.load(found.file) as stored:
         arrays = dict(stored)
     arrays["features"] = np.nan_to_num(arrays["features"])
     np.savez(found.file, **arrays)
-    again = own.load_features(found.file)
+    again = features.load(found.file)
     assert np.isnan(again.values[~again.ok]).all() and np.array_equal(again.ok, found.ok)
 
 
@@ -819,7 +835,7 @@ def test_files_that_are_no_weights(tmp_path, folder, trained):
         (trained.file, "r3d_80", "did you mean"),
     ):
         with pytest.raises(ValueError, match=said):
-            own.features(folder, weights, tmp_path / "f.npz", backbone=backbone, **FAST)
+            features.extract(folder, weights, tmp_path / "f.npz", backbone=backbone, **FAST)
     assert not (tmp_path / "f.npz").exists()
 
 
@@ -833,7 +849,7 @@ def test_weights_of_a_stored_run(tmp_path, puppets_root, folder, monkeypatch):
         workers=0,
         progress=False,
     )
-    found = own.features(folder, stored.folder, tmp_path / "f.npz", **FAST)
+    found = features.extract(folder, stored.folder, tmp_path / "f.npz", **FAST)
     assert (
         found.about["backbone"] == "r3d_tiny"
         and found.about["length"] == recipes.profile("smoke").pretrain_clips.length
@@ -851,7 +867,7 @@ def made(n, classes, dim=6, seed=0, names=None):
         np.float32
     )
     names = names or [f"class {i}" for i in range(classes)]
-    return own.Features(
+    return features.Features(
         values,
         np.array([f"{i}.mp4" for i in range(n)]),
         np.ones(n, bool),
@@ -877,13 +893,13 @@ def test_the_nearest_by_brute_force():
         for i in range(len(keep))
     ]
     pairs = [f.labels[i] == f.labels[j] for i in keep for j in keep if i != j]
-    share, chance = own.nearest_share(f)
+    share, chance = features.nearest_share(f)
     assert (
         share == pytest.approx(np.mean(hits))
         and chance == pytest.approx(np.mean(pairs))
         and chance < share < 1
     )
-    assert own.nearest_share(made(60, 0)) is None
+    assert features.nearest_share(made(60, 0)) is None
 
 
 @pytest.mark.parametrize("k", [1, 2, 5])
@@ -904,12 +920,12 @@ def test_knn_by_brute_force(k):
         votes = [sum(f.labels[keep[j]] == label for j in near) for label in range(3)]
         mine = f.labels[keep[i]]
         right[mine].append(all(votes[mine] > v for label, v in enumerate(votes) if label != mine))
-    told = own.knn(f, (k,)).set_index("class folder")
+    told = features.knn(f, (k,)).set_index("class folder")
     for label in range(3):
         assert told.loc[f"class {label}", f"k={k}"] == pytest.approx(np.mean(right[label]))
         assert told.loc[f"class {label}", "videos"] == len(right[label])
     assert told.loc["(all)", f"k={k}"] == pytest.approx(np.mean(sum(right.values(), [])))
-    assert own.knn(made(40, 0)) is None and list(own.knn(made(4, 2), (1, 5)).columns)[2:] == [
+    assert features.knn(made(40, 0)) is None and list(features.knn(made(4, 2), (1, 5)).columns)[2:] == [
         "k=1",
         "by chance",
     ]
@@ -919,32 +935,32 @@ def test_a_collapsed_encoder_finds_no_more_than_chance():
     f = made(40, 2)
     f.labels = np.sort(f.labels)  # the order of the folder must not help
     f.values[:] = 1.0
-    share, _ = own.nearest_share(f)
+    share, _ = features.nearest_share(f)
     assert share < 0.7
 
 
 @pytest.mark.parametrize("n,how", [(3, "PCA"), (49, "PCA"), (50, "t-SNE"), (5001, "PCA")])
 def test_the_map_chooses_by_the_number_of_videos(n, how):
-    assert own.coordinates(made(n, 3))[2] == how
+    assert features.coordinates(made(n, 3))[2] == how
 
 
 def test_maps_are_repeatable_and_keep_clusters():
     for kind in ("tsne", "pca"):
         f = made(80, 3)
-        one, two = own.coordinates(f, kind)[0], own.coordinates(f, kind)[0]
+        one, two = features.coordinates(f, kind)[0], features.coordinates(f, kind)[0]
         near = np.linalg.norm(one[:, None] - one[None], axis=-1) + 1e9 * np.eye(80)
         assert np.array_equal(one, two) and (f.labels[near.argmin(1)] == f.labels).mean() > 0.9
 
 
 @pytest.mark.parametrize("classes,entries", [(0, 0), (2, 2), (20, 20), (35, 21)])
 def test_the_legend_stays_readable(classes, entries):
-    legend = own.draw_map(made(200, classes), "pca").axes[0].get_legend()
+    legend = features.draw_map(made(200, classes), "pca").axes[0].get_legend()
     assert (len(legend.get_texts()) if legend else 0) == entries
 
 
 def test_the_legend_shows_any_name():
     f = made(40, 3, names=["_hidden", "$a_{b$", "日本" * 40])
-    fig = own.draw_map(f, "pca")
+    fig = features.draw_map(f, "pca")
     fig.canvas.draw()
     texts = [t.get_text() for t in fig.axes[0].get_legend().get_texts()]
     assert (
@@ -959,10 +975,10 @@ def test_the_legend_shows_any_name():
 @pytest.mark.parametrize("n", [1, 2, 4])
 def test_maps_of_hardly_anything(n):
     for kind in (None, "tsne", "pca"):
-        assert own.coordinates(made(n, 0), kind)[0].shape == (n, 2)
+        assert features.coordinates(made(n, 0), kind)[0].shape == (n, 2)
     same = made(n, 0)
     same.values[:] = 1
-    assert np.isfinite(own.coordinates(same)[0]).all()
+    assert np.isfinite(features.coordinates(same)[0]).all()
 
 
 # ---------------------------------------------------------------- commands
@@ -1166,7 +1182,9 @@ def test_commands_pass_by_the_decoder(folder, tmp_path, capsys):
     "The folder of a result, and its encoder's file, mean the encoder; the decoder's file is refused."
     done = mgm(folder, out=tmp_path / "out")
     for weights in (tmp_path / "out", done.file):
-        found = own.features(folder, weights, tmp_path / f"{weights.name}.npz", views=1, map="none", **FAST)
+        found = features.extract(
+            folder, weights, tmp_path / f"{weights.name}.npz", views=1, map="none", **FAST
+        )
         assert found.ok.all()
     again = mgm(folder, weights=tmp_path / "out", out=tmp_path / "more")
     assert again.new and again.meta["identity"]["weights to start from"]
@@ -1212,7 +1230,7 @@ def run_as_told(folder, load, clips, call):
 def test_torchvision_opens_what_was_exported(tmp_path, name):
     size = 224 if name == "s3d" else 64
     source = random_encoder(tmp_path / "e.safetensors", name)
-    done = own.export(tmp_path / "e.safetensors", "torchvision", tmp_path / "out")
+    done = export.export(tmp_path / "e.safetensors", "torchvision", tmp_path / "out")
     assert sorted(p.name for p in done.folder.iterdir()) == ["README.md", "model.safetensors"]
     space = run_as_told(done.folder, done.load, None, "")
     theirs, source = space["model"].eval().double(), source.double()  # so that only the weights can differ
@@ -1238,7 +1256,7 @@ def test_a_vit_s_encoder_in_three_lines_and_at_hugging_face(tmp_path, puppets):
     clips = own.prepare(puppets[0], encoder)
     feature = encoder(clips)
     assert clips.shape == (1, 3, 8, 32, 32) and feature.shape == (1, encoder.dim)
-    done = own.export(tmp_path / "e.safetensors", "huggingface", tmp_path / "out")
+    done = export.export(tmp_path / "e.safetensors", "huggingface", tmp_path / "out")
     with torch.no_grad():
         space = run_as_told(done.folder, done.load, clips, "")
         torch.testing.assert_close(space["feature"], feature, rtol=1e-5, atol=1e-5)
@@ -1252,7 +1270,7 @@ def test_a_vit_s_encoder_in_three_lines_and_at_hugging_face(tmp_path, puppets):
 def test_an_autoencoder_goes_to_hugging_face_whole(folder, tmp_path):
     hub = pytest.importorskip("transformers", reason="the extra `hub` is not installed")
     trained = mgm(folder, out=tmp_path / "out")
-    done = own.export(tmp_path / "out", "huggingface")
+    done = export.export(tmp_path / "out", "huggingface")
     assert done.folder.parent == settings.outputs() / "exported"
     theirs, about = hub.VideoMAEForPreTraining.from_pretrained(done.folder, output_loading_info=True)
     assert not any(about[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
@@ -1269,7 +1287,7 @@ def test_an_autoencoder_goes_to_hugging_face_whole(folder, tmp_path):
     torch.testing.assert_close(found.logits, want.prediction, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(found.loss, want.loss, rtol=1e-5, atol=1e-5)
     raw = mgm(folder, out=tmp_path / "raw", params=dict(norm_pix=False))
-    said = str(own.export(raw.file, "huggingface"))
+    said = str(export.export(raw.file, "huggingface"))
     assert "it stays behind" in said and "VideoMAEModel" in said
 
 
@@ -1327,7 +1345,7 @@ def test_networks_with_other_settings_are_no_torchvision(tmp_path):
     random_encoder(tmp_path / "narrow.safetensors", "r3d_18", widths=[4, 8, 8, 8])
     for name, said in (("eps", "another ε"), ("narrow", "differs")):
         with pytest.raises(WeightsError, match=said):
-            own.export(tmp_path / f"{name}.safetensors", "torchvision", tmp_path / "x")
+            export.export(tmp_path / f"{name}.safetensors", "torchvision", tmp_path / "x")
 
 
 def test_an_export_replaces_an_export_and_nothing_else(tmp_path, monkeypatch):
@@ -1336,9 +1354,9 @@ def test_an_export_replaces_an_export_and_nothing_else(tmp_path, monkeypatch):
     mine.mkdir()
     (mine / "README.md").write_text("my own model")
     with pytest.raises(own.OwnError, match="is no export"):
-        own.export(tmp_path / "e.safetensors", "huggingface", mine)
+        export.export(tmp_path / "e.safetensors", "huggingface", mine)
     assert (mine / "README.md").read_text() == "my own model"
-    done = own.export(tmp_path / "e.safetensors", "huggingface", tmp_path / "out")
+    done = export.export(tmp_path / "e.safetensors", "huggingface", tmp_path / "out")
     before = {p.name: p.read_bytes() for p in done.folder.iterdir()}
 
     def full(path, *_, **__):
@@ -1347,8 +1365,8 @@ def test_an_export_replaces_an_export_and_nothing_else(tmp_path, monkeypatch):
     with monkeypatch.context() as m:
         m.setattr(own.settings, "save_whole", full)
         with pytest.raises(settings.NotWritten):
-            own.export(tmp_path / "e.safetensors", "huggingface", tmp_path / "out")
+            export.export(tmp_path / "e.safetensors", "huggingface", tmp_path / "out")
     assert {p.name: p.read_bytes() for p in done.folder.iterdir()} == before
     assert sorted(p.name for p in tmp_path.glob("*out*")) == ["out"]
-    own.export(tmp_path / "e.safetensors", "huggingface", tmp_path / "out")
+    export.export(tmp_path / "e.safetensors", "huggingface", tmp_path / "out")
     assert {p.name: p.read_bytes() for p in done.folder.iterdir()} == before

@@ -1065,18 +1065,19 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_weights(store):
 
 @pytest.mark.parametrize("moment", ["before result.json", "before the rename"])
 def test_killed_at_the_end_it_only_finishes(store, monkeypatch, moment):
-    recipe, target = pre(), "_write_json" if moment == "before result.json" else "_publish"
-    real, trained = getattr(runs, target), []
+    recipe = pre()
+    room, target = (settings, "save_json") if moment == "before result.json" else (runs, "_publish")
+    real, trained = getattr(room, target), []
 
-    def killed(path, *args):
+    def killed(path, *args, **kw):
         if target == "_publish" or path.name == "result.json":
             raise KeyboardInterrupt
-        return real(path, *args)
+        return real(path, *args, **kw)
 
-    monkeypatch.setattr(runs, target, killed)
+    monkeypatch.setattr(room, target, killed)
     with pytest.raises(KeyboardInterrupt):
         ensure(recipe)
-    monkeypatch.setattr(runs, target, real)
+    monkeypatch.setattr(room, target, real)
     assert runs.status(recipe).state == "unfinished"
     fit = runs.fit
 

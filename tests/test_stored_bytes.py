@@ -88,11 +88,11 @@ def test_what_a_full_disk_breaks_is_named_and_goes(tmp_path):
 import resource, sys
 import numpy as np
 from pathlib import Path
-from mvnb import maps, own, protocols, puppets, runs, settings, train
+from mvnb import features, maps, protocols, puppets, settings, train
 write = {
-    "record": lambda p: runs._write_json(p, {"text": 500 * "x"}),
-    "notes": lambda p: own._write_json(p, {"text": 500 * "x"}),
-    "features": lambda p: own._write_npz(p, features=np.ones(500)),
+    "record": lambda p: settings.save_json(p, {"text": 500 * "x"}, sync=True),
+    "notes": lambda p: settings.save_json(p, {"text": 500 * "x"}),
+    "features": lambda p: features._write_npz(p, features=np.ones(500)),
     "maps": lambda p: maps._note_failed(p.parent, [], {"a.mp4": 500 * "x"}),
     "table": lambda p: protocols._write_table(p, ("a", "b"), [(k, k) for k in range(99)]),
     "picture": lambda p: settings.save_whole(p, bytes(500)),

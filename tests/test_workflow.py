@@ -292,7 +292,7 @@ def test_markers_follow_the_store(place, instant):
     assert batch.settle(graph) == [other.hash] and batch.marker(graph, tune.hash).exists()
     before = batch.marker(graph, tune.hash).stat().st_mtime_ns
     assert batch.settle(graph) == [other.hash] and batch.marker(graph, tune.hash).stat().st_mtime_ns == before
-    batch._write(batch.marker(graph, other.hash), {"checksum": "forged"})
+    settings.save_json(batch.marker(graph, other.hash), {"checksum": "forged"})
     assert (
         batch.settle(graph) == [other.hash] and not batch.marker(graph, other.hash).exists()
     )  # a marker proves nothing
@@ -439,7 +439,7 @@ def test_the_report_tells_how_every_job_ended(place, instant):
     began = time.time()
     with pytest.raises(ValueError), batch.noted(graph, bad.hash):
         raise ValueError("the loss is\nnot finite")
-    batch._write(batch.note(graph, killed.hash), dict(state="running", began=began, pid=1, host="x"))
+    settings.save_json(batch.note(graph, killed.hash), dict(state="running", began=began, pid=1, host="x"))
     text, well = batch.report(graph, began)
     assert not well and text.splitlines()[0] == "1 done, 1 failed, 1 killed, 1 not started of 4 jobs."
     assert f"{bad}: the loss is not finite" in text and f"log: {batch.log(graph, bad.hash)}" in text

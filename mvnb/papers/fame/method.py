@@ -17,7 +17,7 @@ from ...masks import check_share
 from ...methods import batch_rng, photometric_of, views_of
 from ...methods.contrast import Contrast, contrast_pair, contrast_passes, encoder_and_contrast
 from ...mixing import BACKGROUNDS, BRANCHES, erase_background, replace_background
-from ...quality import Mask
+from ...masks import Mask
 
 # %% ../../../nbs/papers/fame/1_method.ipynb #0cd6a434
 VARIANTS = ("fame", "seed", "grid", "gauss")

@@ -24,7 +24,7 @@ from ...masks import CONVENTIONS, mac_mask
 from ...methods import augmented, batch_rng, photometric_of, views_of
 from ...methods.contrast import Contrast, contrast_passes, encoder_and_contrast, mean_of
 from ...mixing import alpha_blend
-from ...quality import Mask
+from ...masks import Mask
 
 # %% ../../../nbs/papers/mac/1_method.ipynb #73e65ce0
 _NONE = dict(gray=0.0, p_jitter=0.0, blur=0.0, flip=0.5)

@@ -23,7 +23,7 @@ from ...methods import augmented, batch_rng, photometric_of, views_of
 from ...methods.contrast import Contrast, encoder_and_contrast, mean_of
 from ...models import ImageWeights, image_weights, inflate, projection_head, with_last_map
 from ...motion import boundary, motion_map, pool
-from ...quality import Mask
+from ...masks import Mask
 from ...vit import ViT
 
 # %% ../../../nbs/papers/mcl/1_method.ipynb #bd10692e
@@ -318,7 +318,7 @@ def moving_pictures(
     clip: Tensor,  # [B,C,T,H,W], float in [0,1] or uint8
     how: str = "dis",  # a key of `mvnb.flow.FLOWS`
     **parameters,  # of a mask; they change nothing here
-) -> dict:  # title -> what `mvnb.quality.Mask` takes as a stage
+) -> dict:  # title -> what `mvnb.masks.Mask` takes as a stage
     "From flow to motion maps, and what the gradient of a clip is aligned with."
     from torchvision.utils import flow_to_image  # with torchvision comes PyTorch's compiler
 

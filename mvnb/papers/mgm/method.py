@@ -19,7 +19,7 @@ from ...clips import MOTION
 from ...flow import RaftWeights, frames_motion
 from ...methods import augmented, photometric_of, views_of
 from ...models import build
-from ...quality import Mask
+from ...masks import Mask
 from mvnb.tokens import (
     REDUCE,
     check_ratio,
