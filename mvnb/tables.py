@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 
-from . import methods, models, papers, recipes, runs, settings
+from . import methods, models, papers, recipes, runs, settings, vit
 from .datasets import DOMAINS
 from .recipes import Options, Recipe
 from .settings import nearest
@@ -818,12 +818,12 @@ def encoder_of(
     backbone: str | None = None,  # a name of `mvnb.models.build`, when the file does not say
 ) -> Encoder:
     "An encoder by its file. Raises WeightsError for a file that does not say its backbone or does not fit."
-    recipe = models.recipe_of(path, models.read_weights(path)[1])
+    recipe = models.recipe_of(path, models.read_weights(path)[1]) or vit.described(path)
     name = backbone or recipe.get("backbone")
     if not name:
         known = ", ".join(models.BACKBONES)
         raise models.WeightsError(f"{path} does not say which backbone it is for: name it, one of {known}")
-    _, given, report = models.rebuilt(path, name)
+    _, given, report = models.rebuilt(path, name, recipe)
     sha256 = models.remember(path)
     model = Options(given | {"weights": sha256})
     return Encoder(report.path.name, sha256, name, model, _said(recipe), report.remark)

@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from mvnb import cli, models, recipes, runs, tables
+from mvnb import cli, models, recipes, runs, tables, vit
 
 
 @pytest.fixture
@@ -73,6 +73,17 @@ def test_an_own_file_says_itself_and_goes_through_the_command(here, own, capsys)
     text = capsys.readouterr().out
     assert "encoder: own.safetensors" in text and "its metadata say: fame on my-videos" in text
     assert not (here / "outputs").exists() or not list((here / "outputs").rglob("*.ipynb"))
+
+
+def test_hugging_face_s_folder_says_what_it_is(here, tmp_path):
+    torch.manual_seed(8)
+    model = models.build("vit_tiny", depth=2)
+    folder = vit.to_hf(model, tmp_path / "hub", frames=8, size=32)
+    found = tables.encoder_of(folder / "model.safetensors")
+    assert found.backbone.startswith("vit") and found.model["depth"] == 2
+    assert "say nothing about its training" in str(found)
+    words = ["table", "mgm", "4e", "--profile", "smoke", "--device", "cpu", "--encoder", str(folder)]
+    assert cli.main([*words, "-p", "workers=0"]) == 0
 
 
 def test_other_weights_are_other_runs(here, own):
