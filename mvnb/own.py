@@ -435,7 +435,12 @@ def _look_again(index: Index, notes: dict, workers: int | None):
     _look(index.subset([i for i, path in enumerate(index.paths) if path in bad]), notes, workers)
 
 # %% ../nbs/use/41_own.ipynb #2be6cdc5
-def progress_bar(what: str, done: int, total: int, progress: bool) -> tqdm:
+def progress_bar(
+    what: str,  # is done
+    done: int,  # videos, before it starts
+    total: int,  # videos
+    progress: bool,  # False shows nothing
+) -> tqdm:
     "A bar that counts videos."
     return tqdm(total=total, initial=done, desc=what, unit="video", mininterval=0.5, disable=not progress)
 
@@ -549,7 +554,10 @@ def _flat(value, name: str = "") -> dict:  # such as {"schedule.lr": 0.01}
     return found
 
 
-def differences(old: dict, new: dict) -> str:
+def differences(
+    old: dict,  # of what is stored; of JSON's own types, nested
+    new: dict,  # of what is asked for
+) -> str:  # such as "seed 0 (now 1)"; "" where they are the same
     "What two descriptions do not share, in words."
     old = _flat(old)
     new = _flat(new)
@@ -914,7 +922,11 @@ def load_encoder(
     return encoder.eval()
 
 # %% ../nbs/use/41_own.ipynb #cdbd4da8
-def evenly_spaced(index: Index, encoder, views: int) -> ClipDataset:
+def evenly_spaced(
+    index: Index,  # of the videos
+    encoder: models.Backbone,  # what `load_encoder` gave: its clips decide length, stride and size
+    views: int,  # clips of each video
+) -> ClipDataset:
     "Evenly spaced clips of each video, centre crops."
     clips = encoder.clips
     stride = clips.stride

@@ -746,7 +746,10 @@ class TimeDeviation(nn.Module):
         return last_map.std(2, correction=0).mean((2, 3))
 
 # %% ../nbs/learn/27_protocols.ipynb #5c645297
-def unit(features: Tensor, centre: bool) -> Tensor:
+def unit(
+    features: Tensor,  # float [N,D]
+    centre: bool,
+) -> Tensor:  # float [N,D]
     "Features of length 1; if asked, their mean is subtracted before."
     if centre:
         features = features - features.mean(0, keepdim=True)
