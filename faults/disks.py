@@ -38,7 +38,7 @@ def encoder(folder: Path, videos: Path):
     models.save_weights(models.build("r3d_tiny"), folder / "encoder.safetensors", {"new": True})
 
 
-def features(folder: Path, videos: Path):
+def feature_file(folder: Path, videos: Path):
     features._write_npz(folder / "features.npz", features=np.random.default_rng(0).random((64, 64)))
 
 
@@ -77,7 +77,7 @@ def page(folder: Path, videos: Path):
 WRITERS = {
     "a checkpoint": checkpoint,
     "an encoder": encoder,
-    "features": features,
+    "features": feature_file,
     "a video": film,
     "a result record": note,
     "decoded clips": clip_cache,

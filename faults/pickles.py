@@ -109,7 +109,7 @@ def checkpoint(folder: Path, value, rng):
             raise WeightsError("skipped with a warning")
 
 
-def features(folder: Path, value, rng):
+def feature_file(folder: Path, value, rng):
     "Features whose arrays hold objects."
     names = ("features", "paths", "ok", "reasons", "labels", "classes", "about")
     arrays = {name: np.zeros(2) for name in names}
@@ -147,7 +147,7 @@ READERS = {
     "files of weights": weights,
     "encoders": encoder,
     "checkpoints": checkpoint,
-    "files of features": features,
+    "files of features": feature_file,
     "drawn puppets": drawn,
     "ground truth": truth,
 }
