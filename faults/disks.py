@@ -16,7 +16,7 @@ import nbformat
 import numpy as np
 import torch
 
-from mvnb import cli, features, models, puppets, runs, train, video
+from mvnb import cli, features, models, puppets, runs, settings, train, video
 
 from . import _chains, stored
 from ._cases import Place, Row, apart, each, fork, generator
@@ -61,7 +61,7 @@ def drawn(folder: Path, videos: Path):
 
 
 def note(folder: Path, videos: Path):
-    runs._write_json(folder / "result.json", {"text": "x" * 3000})
+    settings.save_json(folder / "result.json", {"text": "x" * 3000}, sync=True)
 
 
 def page(folder: Path, videos: Path):
