@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 import torch
 from fastcore.basics import patch
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from . import own, protocols, runs, settings, show, tables
@@ -465,7 +466,9 @@ def _tsne(x: np.ndarray) -> tuple:  # float [n,2], labels of the axes, name
     from sklearn.manifold import TSNE
 
     perplexity = min(30, (len(x) - 1) / 3)
-    xy = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(x)
+    threads = 1 if len(x) < 1000 else None  # on few points, threads of a busy machine wait for each other
+    with threadpool_limits(threads):
+        xy = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(x)
     return xy, ("t-SNE 1", "t-SNE 2"), "t-SNE"
 
 
