@@ -1053,8 +1053,7 @@ def _drawn(drawing) -> Index:
     "The index of videos that have no files."
     from mvnb import puppets as factory
 
-    paths = Paths(entry["path"] for entry in drawing.entries)
-    labels = [entry["label"] for entry in drawing.entries]
+    paths, labels = zip(*drawing.places)
     place = Path(f"{drawing.name}-seed{drawing.seed}-drawn")
     classes = factory.CLASSES[drawing.name]
     return Index(drawing.name, drawing.split, place, paths, labels, classes, drawing.content, drawing)

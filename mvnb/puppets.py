@@ -879,13 +879,20 @@ def _pool(key, label, turn, classes, rho, rng):
     return (label + rng.integers(1, classes)) % classes
 
 # %% ../nbs/clips/02_puppets.ipynb #52a3b8d2
+def _named(name, split, i) -> tuple:  # path and label
+    "Where video number i of a split is, and what it shows: the same in every world."
+    label = i % len(CLASSES[name])
+    return f"{split}/{CLASSES[name][label]}/{i:05d}.mp4", label
+
+
 def _entry(name, split, i, seed, rho, camera):
     "Video number i of a split."
     key, classes = [seed, _number(name), _number(split), i], len(CLASSES[name])
-    rng, label = np.random.default_rng(key), i % classes
+    rng = np.random.default_rng(key)
+    path, label = _named(name, split, i)
     kind, moves = CAMERAS[rng.integers(1, len(CAMERAS))], rng.random() < camera
     pool = _pool(key, label, i // classes, classes, rho, rng)
-    entry = dict(path=f"{split}/{CLASSES[name][label]}/{i:05d}.mp4", label=label, split=split)
+    entry = dict(path=path, label=label, split=split)
     entry["scene"] = int(rng.choice(scenes(name, pool)))
     return entry | dict(camera=kind if moves else "still", seed=key)
 
@@ -1137,6 +1144,12 @@ class Drawing:
         only = options.pop("only")
         every = catalogue(**options)
         return every if only is None else [every[i] for i in only]
+
+    @property
+    def places(self) -> list:  # of (path, label)
+        "The paths and labels of the videos alone, which nothing has to be drawn for."
+        numbers = range(self.videos) if self.only is None else self.only
+        return [_named(self.name, self.split, i) for i in numbers]
 
     @property
     def content(self) -> str:

@@ -11,6 +11,7 @@ __all__ = ['FAIR', 'DEVIATION', 'READ_AGAIN', 'FORMAT', 'KINDS', 'LATER', 'CONTR
 
 # %% ../nbs/results/30_recipes.ipynb #c34d32ce
 import fnmatch
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -198,7 +199,7 @@ class Recipe:
         "The whole recipe, parents included, as canonical JSON."
         return canonical(self)
 
-    @property
+    @functools.cached_property
     def hash(self) -> str:  # 16 hex digits
         "Name of the run: the first 16 hex digits of the SHA-256 of its JSON."
         return hashlib.sha256(canonical(self).encode()).hexdigest()[:16]

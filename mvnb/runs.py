@@ -387,6 +387,8 @@ def _put(old, new):
 
 # %% ../nbs/results/31_runs.ipynb #93d53310
 def _videos(data, counts: dict) -> int | None:  # None where nobody knows
+    if data.videos is not None:
+        data = replace(data, seed=0)  # drawn videos are as many in every world
     if data not in counts:
         try:
             counts[data] = len(data.load())
@@ -908,13 +910,17 @@ def basis_of(
     return "; ".join(parts)
 
 # %% ../nbs/results/31_runs.ipynb #47dc5eb5
-def _is_like(record: dict, recipe: Recipe, device: str, gmac: float) -> bool:
-    "Whether a stored run says how fast a recipe will go; seconds of work say nothing about hours."
-    meta = record["meta"]
-    same = record["recipe"]["kind"] == recipe.kind and meta["device"] == device
-    if device.startswith("cpu ("):
-        same = same and meta.get("threads") == settings.threads()
-    return same and meta.get("gmac", 0) > gmac / 20
+def _alike(past: list, recipe: Recipe, device: str, gmac: float) -> list:  # of records
+    "Stored runs that say how fast a recipe will go; seconds of work say nothing about hours."
+    threads = settings.threads() if device.startswith("cpu (") else None
+    return [
+        record
+        for record in past
+        if record["recipe"]["kind"] == recipe.kind
+        and record["meta"]["device"] == device
+        and threads in (None, record["meta"].get("threads"))
+        and record["meta"].get("gmac", 0) > gmac / 20
+    ]
 
 
 def _rates(past: list, recipe: Recipe) -> list:  # GMAC/s, ascending
@@ -950,7 +956,7 @@ def estimate(
         return None
     name = words or describe_device(device)
     past = stored() if past is None else past
-    rates = _rates([record for record in past if _is_like(record, recipe, name, gmac)], recipe)
+    rates = _rates(_alike(past, recipe, name, gmac), recipe)
     if not rates:
         return _guessed(gmac, name)
     out = Estimate(gmac / rates[len(rates) // 2])

@@ -81,8 +81,9 @@ def _parsed(
 # %% ../nbs/clips/00_settings.ipynb #7989181b
 def _files() -> Iterator[configparser.ConfigParser]:
     "The settings files of this machine, the one that wins first."
+    folder = root()
     for name in FILES:
-        path = root() / name
+        path = folder / name
         if path.is_file():
             yield _parsed(str(path), path.stat().st_mtime_ns)
 

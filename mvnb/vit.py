@@ -80,10 +80,9 @@ def sincos(
     dim: int,  # D, channels
 ) -> Tensor:  # float32 [N,D]
     "Sines in the even channels and cosines in the odd ones, of falling frequency (Vaswani et al. 2017)."
-    channel = torch.arange(dim)
-    frequency = 10000.0 ** (-2 * (channel // 2).double() / dim)
+    frequency = 10000.0 ** (-torch.arange(0, dim, 2).double() / dim)  # of each pair of channels
     angle = torch.arange(count).double()[:, None] * frequency
-    return torch.where(channel % 2 == 0, angle.sin(), angle.cos()).float()
+    return torch.stack([angle.sin(), angle.cos()], 2).flatten(1)[:, :dim].float()
 
 
 class Positions(nn.Module):

@@ -7,6 +7,7 @@ __all__ = ['PARTS', 'names', 'modules', 'part', 'gather', 'listed']
 
 # %% ../../nbs/papers/0_papers.ipynb #bd38dc62
 import difflib
+import functools
 import importlib
 import pkgutil
 from types import ModuleType
@@ -15,10 +16,16 @@ from types import ModuleType
 PARTS = ("method", "recipe", "tables", "figures")  # modules of a paper's folder, in the order of its lessons
 
 
+@functools.cache
+def _inside(package: str) -> dict:  # name -> whether it is a folder
+    "The modules of a package, looked up once."
+    folders = importlib.import_module(package).__path__
+    return {module.name: module.ispkg for module in pkgutil.iter_modules(folders)}
+
+
 def names() -> list:  # of str, sorted
     "The papers that are here: the folders beside this module."
-    package = importlib.import_module("mvnb.papers")
-    return sorted(module.name for module in pkgutil.iter_modules(package.__path__) if module.ispkg)
+    return sorted(name for name, folder in _inside("mvnb.papers").items() if folder)
 
 # %% ../../nbs/papers/0_papers.ipynb #a3af4f79
 def _known(paper: str) -> str:
@@ -34,8 +41,7 @@ def modules(
     paper: str,  # one of `names()`
 ) -> list:  # of modules: the four parts, then any others by name
     "The modules of a paper's folder, imported. Raises ValueError for a paper that is not here."
-    package = importlib.import_module(f"mvnb.papers.{_known(paper)}")
-    found = [module.name for module in pkgutil.iter_modules(package.__path__)]
+    found = _inside(f"mvnb.papers.{_known(paper)}")
     ordered = [part for part in PARTS if part in found] + sorted(set(found) - set(PARTS))
     return [importlib.import_module(f"mvnb.papers.{paper}.{name}") for name in ordered]
 
@@ -45,8 +51,7 @@ def part(
     name: str,  # one of PARTS
 ) -> ModuleType | None:  # None where the folder has no such module
     "One module of a paper's folder, imported. Raises ValueError for a paper that is not here."
-    package = importlib.import_module(f"mvnb.papers.{_known(paper)}")
-    if name not in {module.name for module in pkgutil.iter_modules(package.__path__)}:
+    if name not in _inside(f"mvnb.papers.{_known(paper)}"):
         return None
     return importlib.import_module(f"mvnb.papers.{paper}.{name}")
 
