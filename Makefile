@@ -27,7 +27,7 @@ demo: $(READY)  ## a paper's table on the puppets, three seeds, beside the commi
 	@$(BIN)/mvnb demo
 
 test: $(MORE)  ## the notebooks' lessons, then pytest (which also checks that notebooks and library agree)
-	@$(BIN)/nbdev-test --n-workers 2 --do-print --skip-folder-re '^(tables|figures|explore|[_.].*)$$'
+	@OMP_NUM_THREADS=1 $(BIN)/nbdev-test --n-workers 2 --do-print --skip-folder-re '^(tables|figures|explore|[_.].*)$$'
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 tables: $(MORE)  ## all tables: their runs, then their notebooks; PROFILE=smoke|demo|paper ONLY='fame*' CORES=n SEEDS=n DATA=name ON=slurm|kubernetes PUBLISH=1

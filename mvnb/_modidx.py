@@ -1639,6 +1639,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                               'mvnb/papers/mcl/method.py'),
                                         'mvnb.papers.mcl.method._checked': ('papers/mcl/method.html#_checked', 'mvnb/papers/mcl/method.py'),
                                         'mvnb.papers.mcl.method._flow': ('papers/mcl/method.html#_flow', 'mvnb/papers/mcl/method.py'),
+                                        'mvnb.papers.mcl.method._flow_of': ('papers/mcl/method.html#_flow_of', 'mvnb/papers/mcl/method.py'),
                                         'mvnb.papers.mcl.method._guides': ('papers/mcl/method.html#_guides', 'mvnb/papers/mcl/method.py'),
                                         'mvnb.papers.mcl.method._s_motion': ( 'papers/mcl/method.html#_s_motion',
                                                                               'mvnb/papers/mcl/method.py'),

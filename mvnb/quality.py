@@ -190,11 +190,11 @@ def _measure_part(clip, truth, makers, first):
     clip = motion.unit(clip)
     moved = motion.frame_difference(clip)
     numbers = range(first, first + len(clip))
-    tables = []
-    for label, make in makers.items():
-        found = {name: value.numpy() for name, value in compare(make(clip), truth, moved).items()}
-        tables.append(pd.DataFrame({"mask": label, "clip": numbers, **found}))
-    return pd.concat(tables)
+    found = [
+        {"mask": [label] * len(clip), "clip": numbers, **compare(make(clip), truth, moved)}
+        for label, make in makers.items()
+    ]
+    return pd.DataFrame({name: np.concatenate([each[name] for each in found]) for name in found[0]})
 
 
 def measure(

@@ -7,6 +7,8 @@ __all__ = ['OBJECTIVES', 'VARIANTS', 'CROPS', 'STARTS', 'METHODS', 'MASKS', 'MCL
            'view_mask', 'moving_pictures']
 
 # %% ../../../nbs/papers/mcl/1_method.ipynb #2ea101e5
+import functools
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -275,11 +277,20 @@ def forward(
 METHODS = {"mcl": MCL}
 
 # %% ../../../nbs/papers/mcl/1_method.ipynb #d055de62
-def _flow(clip: Tensor, how: str) -> Tensor:  # float32 [B,T-1,2,H,W]
-    "Flow between the frames of clips, [B,C,T,H,W], as motion maps take it."
+@functools.lru_cache(maxsize=4)
+def _flow_of(pixels: bytes, shape: tuple, kind: torch.dtype, how: str) -> Tensor:  # not to be written to
+    "`_flow` of the bytes of clips; of the last ones it is remembered, for other shares and the pictures."
+    clip = torch.frombuffer(bytearray(pixels), dtype=kind).view(shape)
     return torch.stack([flow(one, how) for one in clip]).clamp(-LIMIT, LIMIT)
 
 
+def _flow(clip: Tensor, how: str) -> Tensor:  # float32 [B,T-1,2,H,W]
+    "Flow between the frames of clips, [B,C,T,H,W], as motion maps take it."
+    frames = clip.cpu().contiguous()
+    pixels = frames.flatten().view(torch.uint8).numpy().tobytes()
+    return _flow_of(pixels, tuple(clip.shape), clip.dtype, how)
+
+# %% ../../../nbs/papers/mcl/1_method.ipynb #fec78606
 def _s_motion(fields: Tensor) -> Tensor:  # [B,T-1,2,H,W] -> float32 [B,H,W]
     "S-motion of clips."
     return pool(motion_map(fields, BORDER), "S")
