@@ -449,6 +449,27 @@ def test_the_mask_of_what_moves_lies_on_what_moves():
     assert mcl_method.moving_mask(clip, beta=0.3).sum() == int(0.3 * 96 * 96)
 
 
+def test_flow_is_computed_once_a_clip_and_setting(monkeypatch):
+    asked = []
+
+    def flow(clip, how):
+        asked.append(how)
+        return clip[:2].float().transpose(0, 1)[1:] * (1 if how == "dis" else -1)
+
+    monkeypatch.setattr(mcl_method, "flow", flow)
+    mcl_method._flow_of.cache_clear()
+    clips = torch.rand(2, 3, 4, 8, 8)
+    first = mcl_method._flow(clips, "dis")
+    wanted = first.clone()
+    first.zero_()  # what was handed out is not what is remembered
+    assert torch.equal(mcl_method._flow(clips, "dis"), wanted) and asked == ["dis", "dis"]
+    assert torch.equal(mcl_method._flow(clips.flip(0), "dis"), wanted.flip(0)) and len(asked) == 2
+    assert torch.equal(mcl_method._flow(clips, "tvl1"), -wanted) and len(asked) == 4
+    bytes_ = (255 * clips).to(torch.uint8)
+    assert mcl_method._flow(bytes_, "dis").max() > 1 and len(asked) == 6
+    mcl_method._flow_of.cache_clear()  # nobody else gets these
+
+
 def test_a_view_holds_what_moves_and_is_a_box():
     clip, truth = one_square_moves()
     views = [mcl_method.view_mask(clip, seed=seed)[0] for seed in range(20)]

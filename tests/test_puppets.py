@@ -526,6 +526,13 @@ def test_some_frames_are_those_of_the_whole_video():
         assert (some == whole[list(times)]).all() and (covered == masks[list(times)]).all()
 
 
+@pytest.mark.parametrize("only", [None, (3, 8, 40)])
+def test_the_places_of_a_drawing_are_those_of_its_entries(only):
+    for name in puppets.NAMES:
+        drawing = Drawing(name, "train", 41, seed=2, only=only)
+        assert drawing.places == [(entry["path"], entry["label"]) for entry in drawing.entries]
+
+
 def test_a_drawing_is_drawn_once_and_mended(cache, monkeypatch):
     drawing = Drawing("puppets-u", "dev-biased", 6, seed=4)
     first = np.array(puppets.kept(drawing, 24, (0, 3), gray=True, progress=False))

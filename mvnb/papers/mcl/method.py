@@ -277,18 +277,17 @@ def forward(
 METHODS = {"mcl": MCL}
 
 # %% ../../../nbs/papers/mcl/1_method.ipynb #d055de62
-@functools.lru_cache(maxsize=4)
-def _flow_of(pixels: bytes, shape: tuple, kind: torch.dtype, how: str) -> Tensor:  # not to be written to
-    "`_flow` of the bytes of clips; of the last ones it is remembered, for other shares and the pictures."
-    clip = torch.frombuffer(bytearray(pixels), dtype=kind).view(shape)
-    return torch.stack([flow(one, how) for one in clip]).clamp(-LIMIT, LIMIT)
+@functools.lru_cache(maxsize=8)
+def _flow_of(pixels: bytes, shape: tuple, kind: torch.dtype, how: str) -> Tensor:  # float32 [T-1,2,H,W]
+    "Flow of one clip, remembered for the last few: other shares of a mask and its pictures ask again."
+    return flow(torch.frombuffer(bytearray(pixels), dtype=kind).view(shape), how)
 
 
 def _flow(clip: Tensor, how: str) -> Tensor:  # float32 [B,T-1,2,H,W]
     "Flow between the frames of clips, [B,C,T,H,W], as motion maps take it."
-    frames = clip.cpu().contiguous()
-    pixels = frames.flatten().view(torch.uint8).numpy().tobytes()
-    return _flow_of(pixels, tuple(clip.shape), clip.dtype, how)
+    rows = clip.cpu().flatten(1).contiguous().view(torch.uint8).numpy()
+    fields = [_flow_of(row.tobytes(), tuple(clip.shape[1:]), clip.dtype, how) for row in rows]
+    return torch.stack(fields).clamp(-LIMIT, LIMIT)
 
 # %% ../../../nbs/papers/mcl/1_method.ipynb #fec78606
 def _s_motion(fields: Tensor) -> Tensor:  # [B,T-1,2,H,W] -> float32 [B,H,W]
