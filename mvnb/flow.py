@@ -289,11 +289,6 @@ def _warped(pictures: Tensor, flow: Tensor) -> Tensor:
     found = F.grid_sample(pictures, at, mode="bicubic", padding_mode="zeros", align_corners=True)
     return (512 * found).round() / 512
 
-
-def _ended(active: Tensor) -> bool:
-    "Whether all pairs have ended; a GPU is not asked."
-    return not active.is_cuda and not bool(active.any())
-
 # %% ../nbs/motion/11_flow.ipynb #d0753137
 def _iteration(flow, dual, active, gradient, rest, o: dict) -> tuple:  # flow, dual, active
     "One iteration: along the gradient of brightness, then the dual step. Pairs that ended stay as they are."
@@ -318,27 +313,50 @@ def _on_gpu(step):  # the same function, compiled for any size where that is pos
     return torch.compile(step, dynamic=True, fullgraph=True)
 
 # %% ../nbs/motion/11_flow.ipynb #11f00029
+_LOOK = 5  # iterations after which pairs that have ended are left out; a GPU is waited for to know them
+
+
+def _put(wholes: tuple, at: Tensor, parts: tuple) -> None:
+    "Writes the values of some pairs to their places among all."
+    for whole, part in zip(wholes, parts):
+        whole.index_copy_(0, at, part)
+
+
+def _iterated(flow: Tensor, dual: Tensor, gradient: Tensor, rest: Tensor, o: dict) -> tuple:  # flow, dual
+    "All iterations around one warp: those of a pair go on until it ends, whatever the others need."
+    median, iteration = (_on_gpu(f) if flow.is_cuda else f for f in (_median, _iteration))
+    found = flow.clone(), dual.clone()
+    at = torch.arange(len(flow), device=flow.device)  # the pairs that go on
+    active = torch.ones_like(flow[:, :1, :1, :1], dtype=torch.bool)
+    for done in range(o["outer"] * o["inner"]):
+        if done % _LOOK == 0:
+            left = active.flatten().nonzero()[:, 0]
+            if len(left) < len(at):
+                _put(found, at, (flow, dual))
+                at, active = at[left], active[left]
+                flow, dual = flow[left], dual[left]
+                gradient, rest = gradient[left], rest[left]
+            if len(at) == 0:
+                break
+        if done % o["inner"] == 0:
+            flow = torch.where(active, median(flow), flow)
+        flow, dual, active = iteration(flow, dual, active, gradient, rest, o)
+    _put(found, at, (flow, dual))
+    return found
+
+# %% ../nbs/motion/11_flow.ipynb #11f00030
 def _level(first: Tensor, second: Tensor, flow: Tensor, o: dict) -> Tensor:
     "TV-L1 on one level of the pyramid: frames [N,H,W] and the flow so far [N,2,H,W]."
     pictures = torch.cat([second[:, None], _central(second)], 1)
     dual = torch.zeros_like(_forward(flow))
-    median, iteration = (_on_gpu(f) if flow.is_cuda else f for f in (_median, _iteration))
     for _ in range(o["warps"]):
         moved = _warped(pictures, flow)
         gradient = moved[:, 1:]
         rest = moved[:, 0] - (gradient * flow).sum(1) - first
-        active = torch.ones_like(flow[:, :1, :1, :1], dtype=torch.bool)
-        for _ in range(o["outer"]):
-            if _ended(active):
-                break
-            flow = torch.where(active, median(flow), flow)
-            for _ in range(o["inner"]):
-                if _ended(active):
-                    break
-                flow, dual, active = iteration(flow, dual, active, gradient, rest, o)
+        flow, dual = _iterated(flow, dual, gradient, rest, o)
     return flow
 
-# %% ../nbs/motion/11_flow.ipynb #11f00030
+
 @torch.no_grad()
 def _tvl1_torch(first: Tensor, second: Tensor, **options) -> Tensor:
     "TV-L1 as OpenCV computes it, all pairs at once on the device of the frames."
