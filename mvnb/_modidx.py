@@ -768,6 +768,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                            'mvnb.flow.RaftWeights.hash': ('motion/flow.html#raftweights.hash', 'mvnb/flow.py'),
                            'mvnb.flow._central': ('motion/flow.html#_central', 'mvnb/flow.py'),
                            'mvnb.flow._check_frames': ('motion/flow.html#_check_frames', 'mvnb/flow.py'),
+                           'mvnb.flow._compiles': ('motion/flow.html#_compiles', 'mvnb/flow.py'),
                            'mvnb.flow._digest': ('motion/flow.html#_digest', 'mvnb/flow.py'),
                            'mvnb.flow._dis': ('motion/flow.html#_dis', 'mvnb/flow.py'),
                            'mvnb.flow._divergence': ('motion/flow.html#_divergence', 'mvnb/flow.py'),

@@ -9,6 +9,7 @@ __all__ = ['TVL1', 'PRESETS', 'DIS', 'RAFT', 'FLOWS', 'SIDE', 'SOURCES', 'as_fra
 # %% ../nbs/motion/11_flow.ipynb #11f00002
 import functools
 import shutil
+import sysconfig
 import threading
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -305,12 +306,17 @@ def _iteration(flow, dual, active, gradient, rest, o: dict) -> tuple:  # flow, d
     return flow, dual, active & (change > o["epsilon"] ** 2)
 
 
+def _compiles() -> bool:
+    "Whether kernels can be built here: that takes Triton, a C compiler and Python's headers."
+    compilers = map(shutil.which, ("cc", "gcc", "clang"))
+    headers = Path(sysconfig.get_path("include"), "Python.h")
+    return find_spec("triton") is not None and any(compilers) and headers.exists()
+
+
 @functools.cache
 def _on_gpu(step):  # the same function, compiled for any size where that is possible
-    "A step of TV-L1 as fused kernels: compiling takes Triton and a C compiler."
-    if find_spec("triton") is None or not any(map(shutil.which, ("cc", "gcc", "clang"))):
-        return step
-    return torch.compile(step, dynamic=True, fullgraph=True)
+    "A step of TV-L1 as fused kernels."
+    return torch.compile(step, dynamic=True, fullgraph=True) if _compiles() else step
 
 # %% ../nbs/motion/11_flow.ipynb #11f00029
 _LOOK = 5  # iterations after which pairs that have ended are left out; a GPU is waited for to know them

@@ -184,6 +184,12 @@ def test_the_steps_of_a_gpu_are_traced_whole():
         assert torch.equal(flow._iteration(*given)[0][1], field[1])
 
 
+def test_without_python_s_headers_nothing_is_compiled(monkeypatch, tmp_path):
+    "Triton builds its launchers against them."
+    monkeypatch.setattr(flow.sysconfig, "get_path", lambda _: tmp_path)
+    assert flow._on_gpu.__wrapped__(flow._median) is flow._median
+
+
 @pytest.mark.real
 def test_batched_tvl1_agrees_with_opencv_on_real_clips(shared_data):
     "Mean end-point difference below 0.1 px where flow is below 20 px, same parameters."
