@@ -393,6 +393,7 @@ def _label_rows(ax, rows: list, d: Definition, name: str):
     unique = len({row.label for row in d.rows}) == len(d.rows)
     ax.set_yticks(range(len(rows)), [row.label if unique else row.key for row in rows])
     ax.set(xlabel=d.metric, ylabel=name, ylim=(len(rows) - 0.5, -0.5))
+    ax.locator_params(axis="x", nbins=6)  # more labels of four digits would touch each other
     for y in range(0, len(rows), 2):
         ax.axhspan(y - 0.5, y + 0.5, color="0.95", zorder=0)
 
