@@ -900,8 +900,10 @@ _MANY = (
 _JOB = (arg("graph"), arg("name"), arg("--marker", required=True), arg("--threads", type=int, default=1))
 
 # %% ../nbs/use/45_cli.ipynb #7b494684
+_METHODS = ", ".join(_methods_here()) or f"moco, or the method of {_PAPERS}"
+
 _OWN = (
-    arg("method", help=f"moco, or the method of {_PAPERS}"),
+    arg("method", help=f"one of: {_METHODS}"),
     _FOLDER,
     arg("--profile", default="demo", help=f"{_PROFILES}; default %(default)s"),
     arg("--out", help="folder of the result; default outputs/own/<name>"),
