@@ -1685,6 +1685,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'mvnb.papers.mgm.figures.Curves': ('papers/mgm/figures.html#curves', 'mvnb/papers/mgm/figures.py'),
                                          'mvnb.papers.mgm.figures.Curves.__init__': ( 'papers/mgm/figures.html#curves.__init__',
                                                                                       'mvnb/papers/mgm/figures.py'),
+                                         'mvnb.papers.mgm.figures.Curves._draw_ours': ( 'papers/mgm/figures.html#curves._draw_ours',
+                                                                                        'mvnb/papers/mgm/figures.py'),
                                          'mvnb.papers.mgm.figures.Curves._draw_published': ( 'papers/mgm/figures.html#curves._draw_published',
                                                                                              'mvnb/papers/mgm/figures.py'),
                                          'mvnb.papers.mgm.figures.Curves.figure': ( 'papers/mgm/figures.html#curves.figure',

@@ -319,15 +319,18 @@ NARROWLY = (
 )
 
 
-def seeds_note(seeds: tuple) -> str:
+def seeds_note(
+    seeds: tuple,
+    unit: str = "percentage points",  # of gaps and margins
+) -> str:
     "What the numbers of a verdict are."
     if len(seeds) < FEWEST:
         few = (
             f"{seed_text(seeds).capitalize()}: too few to decide anything, at least {FEWEST} would be needed"
         )
-        return f"{few}. A claim leans for or against, by its gap in percentage points."
+        return f"{few}. A claim leans for or against, by its gap in {unit}."
     return (
-        f"Gap ± margin in percentage points: the mean difference over {len(seeds)} seeds, paired, and its "
+        f"Gap ± margin in {unit}: the mean difference over {len(seeds)} seeds, paired, and its "
         "95 % interval (Student's t). p is one-sided. Of several inequalities, the weakest is shown. "
         + NARROWLY
     )

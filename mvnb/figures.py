@@ -275,6 +275,7 @@ class Drawing:
     "What every figure's outcome has: `.plan`, `.frame`, `.provenance`, `.judged`, `.claims`, `.save_figure`."
 
     plan: Plan
+    unit = "percentage points"  # of the gaps of its claims
 
     @property
     def folder(self) -> Path:
@@ -480,7 +481,7 @@ def claims(self: Drawing) -> Verdicts:
     if not judged:
         note = "These clips have no ground truth, so no claim is tested on them: the puppets' page does that."
         return Verdicts(self.claims_frame(), [note], self.claim_lines, path)
-    notes = [seeds_note(plan.seeds) if plan.runs else OVER_VIDEOS]
+    notes = [seeds_note(plan.seeds, self.unit) if plan.runs else OVER_VIDEOS]
     if plan.profile == "smoke":
         notes = [NOT_JUDGED]
     if plan.real:

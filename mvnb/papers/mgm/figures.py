@@ -7,6 +7,7 @@ __all__ = ['RATIO', 'EPOCHS', 'RATIOS', 'FIGURES', 'saliency', 'Hidden', 'Pretra
            'one_colour', 'Reconstructed', 'Line', 'Panel', 'Lines', 'Curves']
 
 # %% ../../../nbs/papers/mgm/4_figures.ipynb #d68fc1e9
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -362,6 +363,8 @@ def one_colour(
 class Reconstructed(WithVectors):
     "Figure 8: clips with their hidden tokens filled in."
 
+    unit = "gray levels"
+
     def begin(self, seed: int):
         "The autoencoders of a seed, and a method for each mask."
         self.networks, self.hiders = {}, {}
@@ -543,10 +546,28 @@ def _draw_published(self: Curves, ax, panel: Panel, others: Mapping):
             )
     for name, (place, value) in others.items():
         ax.plot(place, value, "s", color="0.6")
-        ax.annotate(name, (place, value), (4, -9), textcoords="offset points", fontsize=7, color="0.4")
+        ax.annotate(
+            name, (place, value), (0, -11), textcoords="offset points", ha="center", fontsize=7, color="0.4"
+        )
     ax.set(title="published", ylabel="top-1 accuracy after fine-tuning (%)")
 
 
+@patch
+def _draw_ours(self: Curves, ax, panel: Panel):
+    "Mean and standard deviation over seeds; lines are set a little apart, so that no bar hides another."
+    places = [place for line in panel.lines for place in line.rows]
+    drawn = list(itertools.product(range(len(panel.lines)), range(len(self.tests))))
+    apart = 0.012 * (max(places) - min(places))
+    for n, (k, j) in enumerate(drawn):
+        line, test = panel.lines[k], self.tests[j]
+        y = np.stack([self.top1("finetune", key, test) for key in line.rows.values()])
+        error = y.std(1, ddof=1) if y.shape[1] > 1 else None
+        look = mark_of(test, j) | dict(capsize=3, color=f"C{k}", label=f"{line.label}, {test}")
+        x = np.array(list(line.rows)) + apart * (n - (len(drawn) - 1) / 2)
+        ax.errorbar(x, y.mean(1), error, **look)
+    ax.set_title(f"ours: {self.plan.profile} profile, {seed_text(self.plan.seeds)}")
+
+# %% ../../../nbs/papers/mgm/4_figures.ipynb #5da05221
 @patch
 def figure(self: Curves):  # -> matplotlib Figure
     "The paper's points on the left, ours on the right: mean and standard deviation over seeds."
@@ -554,18 +575,13 @@ def figure(self: Curves):  # -> matplotlib Figure
     canvas, axes = show.canvas(len(d.panels), 2, (9.5, 3.4 * len(d.panels)), sharex="row")
     for row, panel in zip(axes, d.panels):
         self._draw_published(row[0], panel, d.others if panel is d.panels[0] else {})
-        for k, line in enumerate(panel.lines):
-            for j, test in enumerate(self.tests):
-                y = np.stack([self.top1("finetune", key, test) for key in line.rows.values()])
-                error = y.std(1, ddof=1) if y.shape[1] > 1 else None
-                look = mark_of(test, j) | dict(capsize=3, color=f"C{k}", label=f"{line.label}, {test}")
-                row[1].errorbar(list(line.rows), y.mean(1), error, **look)
-        row[1].set_title(f"ours: {self.plan.profile} profile, {seed_text(self.plan.seeds)}")
+        self._draw_ours(row[1], panel)
         for ax in row:
             ax.set_xlabel(panel.what)
             ax.grid(alpha=0.3)
+            ax.margins(x=0.12, y=0.25)
             if ax.get_legend_handles_labels()[0]:
-                ax.legend(fontsize=8)
+                ax.legend(fontsize=7, loc="upper center", ncols=2)
     return canvas
 
 # %% ../../../nbs/papers/mgm/4_figures.ipynb #c32f8f83
