@@ -124,15 +124,21 @@ def page(chromium, lab):
 
 def shown(page, which="strip"):
     "The explorer's film strip, or its large picture (film), as the browser has it: uint8 [H,W,3]."
-    source = page.evaluate(
-        """async find => {
-            const shown = e => e.src && getComputedStyle(e).visibility == 'visible';
-            const image = [...document.querySelectorAll(find)].find(shown);
-            return Array.from(new Uint8Array(await (await (await fetch(image.src)).blob()).arrayBuffer()));
-        }""",
-        {"strip": ".mvnb-strip", "film": ".mvnb-film .widget-image"}[which],
-    )
-    return np.asarray(Image.open(io.BytesIO(bytes(source))))
+    for _ in range(200):
+        source = page.evaluate(
+            """async find => {
+                const styled = e => getComputedStyle(e);
+                const shown = e => e.src && styled(e).visibility == 'visible' && styled(e).display != 'none';
+                const image = [...document.querySelectorAll(find)].find(shown);
+                const read = async e => Array.from(new Uint8Array(await (await fetch(e.src)).arrayBuffer()));
+                return image ? await read(image).catch(() => []) : [];
+            }""",
+            {"strip": ".mvnb-strip", "film": ".mvnb-film .widget-image"}[which],
+        )
+        if source:
+            return np.asarray(Image.open(io.BytesIO(bytes(source))))
+        page.wait_for_timeout(50)  # the kernel has yet to draw it
+    raise AssertionError("no picture was shown within 10 seconds")
 
 
 def changed(page, before, which="strip"):
