@@ -693,7 +693,7 @@ def left_out(videos: Videos) -> list:  # of sentences
     lines = []
     for why in dict.fromkeys(videos.why_not.values()):
         names = [what for what, reason in videos.why_not.items() if reason == why]
-        lines.append(f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} not run: {why.rstrip('.')}.")
+        lines.append(f"{'; '.join(names)} {'is' if len(names) == 1 else 'are'} not run: {why.rstrip('.')}.")
     return lines
 
 

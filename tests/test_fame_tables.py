@@ -1,10 +1,8 @@
 "FAME's Tables 1, 2, 4, 5 and 6: as printed, as planned, run once from one store, and the scoreboard of claims."
 
-import csv
 import dataclasses
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -297,7 +295,7 @@ def test_a_small_profile_runs_a_part_and_says_so(place):
         and whole.stem == plan.stem == "fame_table6_mask_variants"
     )
     rows = tables.table("fame", 5).plan("smoke")
-    assert {k[0] for k in rows.cells} == {"0.5"} and "Row 0.7, Row 0.3 are not run" in str(rows)
+    assert {k[0] for k in rows.cells} == {"0.5"} and "Row 0.7; Row 0.3 are not run" in str(rows)
 
 
 def test_rows_whose_pretraining_has_no_data_are_left_out(place, shared_data, monkeypatch):

@@ -1,7 +1,5 @@
 "Motion maps: pooling, sampling and cropping against loops; the cache, its faults and its builds; clips that carry them."
 
-import json
-import multiprocessing
 import os
 import shutil
 from collections import Counter

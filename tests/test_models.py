@@ -3,7 +3,6 @@
 import math
 import os
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest

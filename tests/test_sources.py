@@ -1,7 +1,6 @@
 "Where the settings of a published profile come from, what they are, and who makes a claim."
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import pandas as pd

@@ -1,6 +1,5 @@
 "The batch: graph, costs, markers against the store, device indices, and Snakemake for real: killed, restarted, failing."
 
-import contextlib
 import csv
 import json
 import multiprocessing
@@ -17,7 +16,6 @@ from pathlib import Path
 import pytest
 
 from mvnb import batch, cli, pages, recipes, runs, settings, tables
-from mvnb.train import Schedule
 
 ROOT = Path(__file__).resolve().parent.parent
 WITH_SNAKEMAKE = pytest.mark.skipif(sys.version_info < (3, 11), reason="Snakemake 9 needs Python 3.11")
@@ -578,7 +576,7 @@ def test_killed_restarted_with_a_failing_run(place, monkeypatch):
     text = process.communicate(timeout=400)[0]
     assert process.returncode == 1, text
     assert {p: p.stat().st_mtime_ns for p in done} == done  # nothing was repeated
-    assert f"2 done, 1 failed, 2 not started of 5 jobs" in text
+    assert "2 done, 1 failed, 2 not started of 5 jobs" in text
     failed = text[text.index("2 done, 1 failed") :]
     assert (
         f"{broken.hash}  {broken}: backbone" in failed
@@ -591,7 +589,7 @@ def test_killed_restarted_with_a_failing_run(place, monkeypatch):
     )
     assert (
         "temprature" in batch.log(second, broken.hash).read_text()
-        and f"FAILED: backbone" in text[: text.index("2 done, 1 failed")]
+        and "FAILED: backbone" in text[: text.index("2 done, 1 failed")]
     )
     assert f"] {tune}: " in text or runs.find(tune).folder / "result.json" in done
     spans += [json.loads(batch.marker(second, tune.hash).read_text())]
