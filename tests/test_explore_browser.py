@@ -141,14 +141,24 @@ def shown(page, which="strip"):
     raise AssertionError("no picture was shown within 10 seconds")
 
 
+def awaited(page, right, which="strip"):
+    "The picture once `right` says yes to it. The kernel may have other work, the machine too."
+    for _ in range(300):
+        now = shown(page, which)
+        if right(now):
+            return now
+        page.wait_for_timeout(100)
+    raise AssertionError("the picture did not become what it should within 30 seconds")
+
+
 def changed(page, before, which="strip"):
     "The picture after it changed."
-    for _ in range(100):
-        now = shown(page, which)
-        if now.shape != before.shape or (now != before).any():
-            return now
-        page.wait_for_timeout(50)
-    raise AssertionError("the picture did not change within 5 seconds")
+    return awaited(page, lambda now: now.shape != before.shape or (now != before).any(), which)
+
+
+def like(expected):
+    "Whether a picture is this one, but for JPEG."
+    return lambda now: now.shape == expected.shape and np.abs(now.astype(int) - expected).mean() < 4
 
 
 def rows(picture):
@@ -172,20 +182,15 @@ def handle(page, label):
 
 def test_a_slider_moves_the_mask(page):
     before = shown(page)
-    expected = explore.picture(explore.look(explore.Choice()))
-    assert before.shape == expected.shape and np.abs(before.astype(int) - expected).mean() < 4  # JPEG
+    assert like(explore.picture(explore.look(explore.Choice())))(before)
     handle(page, "share β").focus()
     for _ in range(5):
         page.keyboard.press("ArrowLeft")
     page.wait_for_function(
         "() => [...document.querySelectorAll('.widget-readout')].some(e => e.innerText == '0.25')"
     )
-    after = changed(page, before)
-    for _ in range(20):  # the last of the five may still be on its way
-        page.wait_for_timeout(100)
-        if (now := shown(page)).tobytes() == after.tobytes():
-            break
-        after = now
+    fewer = explore.picture(explore.look(explore.Choice(knobs=(("beta", 0.25),))))
+    after = awaited(page, like(fewer))
     clip, moved, mask, mix = difference(before, after)
     assert clip < 0.5 and moved < 0.5 and mask > 8 and mix > 8, (clip, moved, mask, mix)
     wanted = explore.picture(explore.look(explore.Choice(knobs=(("beta", 0.25),))))
@@ -242,19 +247,19 @@ def test_the_film_plays_and_is_scrubbed(page):
         page.wait_for_timeout(50)
     assert len(seen) > 8  # of 16
     page.click(".widget-play button >> nth=0")
-    page.wait_for_timeout(500)
-    stood = shown(page, "film")
-    page.wait_for_timeout(400)
-    assert shown(page, "film").tobytes() == stood.tobytes()
+    stood = None
+    for _ in range(30):
+        last, stood = stood, shown(page, "film").tobytes()
+        if stood == last:
+            break
+        page.wait_for_timeout(400)
+    assert stood == last
     handle(page, "frame").focus()
     page.keyboard.press("Home")
-    page.wait_for_timeout(500)
-    first = shown(page, "film")
-    page.keyboard.press("ArrowRight")
-    second = changed(page, first, "film")
     wanted = explore.Film(explore.look(explore.Choice(mask="grid", knobs=(("beta", 0.25),))))
-    for picture, t in ((first, 0), (second, 1)):
-        assert np.abs(picture.astype(int) - wanted.picture(t)).mean() < 4
+    first = awaited(page, like(wanted.picture(0)), "film")
+    page.keyboard.press("ArrowRight")
+    assert like(wanted.picture(1))(changed(page, first, "film"))
 
 
 def test_two_masks_beside_each_other(page):
@@ -272,13 +277,8 @@ def test_two_masks_beside_each_other(page):
     page.keyboard.press("End")  # B is as good as empty
     after = changed(page, strip)
     assert after.shape == strip.shape
-    for _ in range(50):
-        now = shown(page, "film")[height:, 2 * (views.SIDE + views.SPACE) :].astype(int)
-        if np.abs(now - both[height:, 2 * (views.SIDE + views.SPACE) :]).mean() > 1:
-            break
-        page.wait_for_timeout(100)
-    else:
-        raise AssertionError("the second mask did not change in the large picture")
+    third = np.s_[height:, 2 * (views.SIDE + views.SPACE) :]  # where the second mask stands
+    awaited(page, lambda now: np.abs(now[third].astype(int) - both[third]).mean() > 1, "film")
 
 
 @pytest.mark.parametrize("kind", ["PNG", "GIF", "MP4", "PY"])
@@ -308,12 +308,8 @@ def test_next_random_and_reset(page):
     page.click("button:has-text('Reset')")
     page.wait_for_selector("text=/ms · puppets-u, jumping_jack, number 3/")
     page.wait_for_selector("text=IoU of A and B", state="detached")
-    expected = explore.picture(explore.look(explore.Choice()))
-    for _ in range(50):
-        if (now := shown(page)).shape == expected.shape and np.abs(now.astype(int) - expected).mean() < 4:
-            break
-        page.wait_for_timeout(100)
-    assert np.abs(shown(page).astype(int) - expected).mean() < 4 and shown(page, "film").shape != film.shape
+    awaited(page, like(explore.picture(explore.look(explore.Choice()))))
+    assert shown(page, "film").shape != film.shape
 
 
 def test_a_bad_path_is_told_in_a_sentence_and_an_upload_works(page, tmp_path):
