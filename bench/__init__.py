@@ -1,1 +1,4 @@
-"""Speed of mvnb, as ratios measured in one run. Each module has `run() -> list of dict(name, value, target, unit, ok)`."""
+"""Speed of mvnb, as ratios measured in one run.
+
+Each module has `run() -> list of dict(name, value, target, unit, ok)`.
+"""

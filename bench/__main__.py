@@ -1,6 +1,6 @@
-"""`python -m bench [name ...]`: runs every bench module (or the named ones) and prints what was measured beside its target.
+"""`python -m bench [name ...]`: runs all bench modules, or those named, and prints values beside targets.
 
-Exits with 1 when a target is missed. Times differ between machines and moments; the ratios come from one run each.
+Exits with 1 when a target is missed. Times differ between machines and moments; a ratio comes from one run.
 """
 
 import importlib

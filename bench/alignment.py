@@ -1,7 +1,7 @@
 """Motion alignment beside a contrastive step without it, in processor time with one thread.
 
-The step is that of MCL on R(2+1)D-50: a query forwards and backwards, a key forwards, then the queue. Clips are small
-(16x112x112, four of them), which leaves the alignment a larger share than at 224x224.
+The step is that of MCL on R(2+1)D-50: a query forwards and backwards, a key forwards, then the queue. Clips
+are small (16x112x112, four of them), which leaves the alignment a larger share than at 224x224.
 """
 
 import time

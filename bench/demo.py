@@ -1,9 +1,9 @@
 """A training step of the demo against the same step before it was made cheaper.
 
 Before: three equal channels, augmented as colours are, and residual networks. Now: one channel, its own short
-augmentation, and a few plain convolutions; the tiny I3D has two blocks and one early pooling less than it had. A step
-augments a batch, runs query and key through the network, and goes back; the optimizer is left out. One thread, as the
-demo has.
+augmentation, and a few plain convolutions; the tiny I3D has two blocks and one early pooling less than it
+had. A step augments a batch, runs query and key through the network, and goes back; the optimizer is left
+out. One thread, as the demo has.
 """
 
 import itertools

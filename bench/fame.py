@@ -1,8 +1,8 @@
 """FAME's mask and merge against a plain composition of the published steps.
 
 `plain_fame` writes every step of the mask as one would on paper: whole-tensor differences, a blur in two
-dimensions, HSV, scatter histograms, an arithmetic merge. It is slow on purpose and independent of the library, so
-the tests compare with it, too.
+dimensions, HSV, scatter histograms, an arithmetic merge. It is slow on purpose and independent of the
+library, so the tests compare with it, too.
 """
 
 import math

@@ -1,7 +1,8 @@
 """Reading clips through the loader against a bare decord loop over the same frames and boxes.
 
-Two ratios for each case: of rates by the clock, and of processor time per clip. A busy machine moves the first a lot, in either
-direction, and the second little; the control (the bare loop against itself, in the same rounds) says how far to trust a run.
+Two ratios for each case: of rates by the clock, and of processor time per clip. A busy machine moves the
+first a lot, in either direction, and the second little; the control (the bare loop against itself, in the
+same rounds) says how far to trust a run.
 """
 
 import gc
@@ -94,7 +95,7 @@ def measure(dataset, repeats):
 
 
 def run(repeats: int = 3) -> list[dict]:
-    "Rate of the loader over the bare loop's: the median over rounds of the ratio within a round; starting the worker counts."
+    "Rate of the loader, its start included, over the bare loop's: the median of the ratios within a round."
     torch.set_num_threads(1)
     index, rows = some_videos(), []
     for size in (112, 224):

@@ -1,7 +1,8 @@
 """MAC's mask and blend against the blend alone.
 
-The blend has to read the clip and to write one as large, so it is a measure of what the memory allows. The mask needs
-sixteen steps of a recurrence; reading the clip once more is all it should add. Both make their result in new memory.
+The blend has to read the clip and to write one as large, so it is a measure of what the memory allows. The
+mask needs sixteen steps of a recurrence; reading the clip once more is all it should add. Both make their
+result in new memory.
 """
 
 import torch

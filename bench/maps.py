@@ -1,8 +1,9 @@
 """Motion maps: what they add to loading a clip, and how well the flow of a data set uses both cores.
 
-Loading is compared in processor time, in the process, over interleaved rounds of the same clips: with maps from the cache against
-without. Flow is compared by the clock, as it must be: on a busy machine its ratio says little, so the control beside it, a loop of
-plain arithmetic on one and on two processes, says how much of a second core there was to have.
+Loading is compared in processor time, in the process, over interleaved rounds of the same clips: with maps
+from the cache against without. Flow is compared by the clock, as it must be: on a busy machine its ratio says
+little, so the control beside it, a loop of plain arithmetic on one and on two processes, says how much of a
+second core there was to have.
 """
 
 import os
@@ -29,7 +30,7 @@ CHOSEN = {
 
 
 def loading(index, rounds: int) -> dict:
-    "Processor seconds of an epoch [rounds], without maps and with; the same frames and boxes for the first two."
+    "Processor seconds of an epoch [rounds], without maps and with; the first two read the same boxes."
     data = {"plain": ClipDataset(index, **CLIP)}
     data |= {name: ClipDataset(index, **CLIP, **more) for name, more in CHOSEN.items()}
     data["plain, again"] = ClipDataset(index, **CLIP)

@@ -1,7 +1,7 @@
 """Token masks for a batch beside the pretraining step that they are for, in processor time with one thread.
 
-Masks are made for 64 clips of 8x14x14 tokens, from vectors where they are guided. The step is that of a ViT-B with
-three quarters hidden, forward and backward, measured on one clip and taken times 64.
+Masks are made for 64 clips of 8x14x14 tokens, from vectors where they are guided. The step is that of a ViT-B
+with three quarters hidden, forward and backward, measured on one clip and taken times 64.
 """
 
 import time

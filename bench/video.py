@@ -15,7 +15,7 @@ FILES, LENGTH, STRIDE, SIZE = 48, 16, 2, 112
 
 
 def some_files(folder) -> tuple[str, list[Path]]:
-    "Real videos where there are some (MVNB_TEST_DATA, else shared/data beside the repository), else made ones."
+    "Real videos of MVNB_TEST_DATA, or of shared/data beside the repository; where there are none, made ones."
     real = (
         Path(os.environ.get("MVNB_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
         / "mini"
@@ -58,7 +58,7 @@ def ours(wanted, fresh=True, **kw):
 
 
 def run(repeats: int = 5) -> list[dict]:
-    "Ratios within a round (each round runs every loop once), the median over rounds; one process, one thread, processor time."
+    "Ratios of processor time within a round, which runs every loop once: their median. One thread."
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         kind, files = some_files(folder)

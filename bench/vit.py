@@ -1,9 +1,9 @@
 """A pretraining step of the masked autoencoder against Hugging Face's VideoMAE with the same weights.
 
-Both hide the same tokens of the same clip and give the same loss; what is compared is the time for forward and
-backward. Nine tenths of it are matrix products and attention that both have to do, in the same kernels, so there is
-little to gain on a CPU and the target is to be no slower. Ours embeds the visible patches alone, computes queries,
-keys and values together, normalises the hidden patches alone, and selects by index.
+Both hide the same tokens of the same clip and give the same loss; what is compared is the time for forward
+and backward. Nine tenths of it are matrix products and attention that both have to do, in the same kernels,
+so there is little to gain on a CPU and the target is to be no slower. Ours embeds the visible patches alone,
+computes queries, keys and values together, normalises the hidden patches alone, and selects by index.
 """
 
 import torch
@@ -59,7 +59,7 @@ def run(repeats=5) -> list:
     try:
         import transformers  # noqa: F401
     except ImportError:
-        name = "masked autoencoder: transformers is not installed (extra hub), so there is nothing to compare with"
+        name = "masked autoencoder: nothing to compare with, transformers is not installed (extra hub)"
         return [dict(name=name, value=0, target=None, unit="x", ok=True)]
     rows = []
     for ratio in RATIOS:

@@ -1,8 +1,10 @@
-"""A pretraining step of the masked autoencoder on a GPU: ViT-B, bf16, compiled, beside Hugging Face's with the same weights.
+"""A pretraining step of ViT-B's masked autoencoder on a GPU, bf16 and compiled, beside Hugging Face's.
 
-A step is forward, backward and AdamW. Its operations are counted by PyTorch, forward and backward; their share of the
-card's peak is that of what a large matrix product reaches in bf16 in the same run. Without a GPU there is nothing to
-measure.
+Both have the same weights.
+
+A step is forward, backward and AdamW. Its operations are counted by PyTorch, forward and backward; their
+share of the card's peak is that of what a large matrix product reaches in bf16 in the same run. Without a GPU
+there is nothing to measure.
 """
 
 import time

@@ -176,8 +176,9 @@ class Api:
                     "",
                     "> Every public name of the library, with its parameters, shapes and units.",
                     "",
-                    "Written from the source at build time. Each module is exported from a notebook of [the library](../library/index.md), "
-                    "and every entry links to the cell that defines it. Shapes: clips are `[C,T,H,W]`, batches `[B,C,T,H,W]`.",
+                    "Written from the source at build time. Each module is exported from a notebook of [the "
+                    "library](../library/index.md), and every entry links to the cell that defines it. "
+                    "Shapes: clips are `[C,T,H,W]`, batches `[B,C,T,H,W]`.",
                     "",
                     *rows,
                     "",

@@ -60,10 +60,9 @@ def main(argv=None) -> int:
             str(args.out),
         ]
     )
-    print(
-        f"{'Failed' if code or problems else 'Built ' + str(args.out / 'index.html')} in {time.monotonic() - start:.0f} s "
-        f"({staged - start:.0f} s gathering, {time.monotonic() - staged:.0f} s Sphinx)"
-    )
+    done = "Failed" if code or problems else f"Built {args.out / 'index.html'}"
+    end = time.monotonic()
+    print(f"{done} in {end - start:.0f} s ({staged - start:.0f} s gathering, {end - staged:.0f} s Sphinx)")
     return 1 if code or problems else 0
 
 

@@ -102,17 +102,18 @@ def reasons(paper: str) -> str:
 TEXT = (
     "# Claims",
     "> What the papers conclude from their tables and figures, tested here.",
-    "A claim is an inequality between rows of a table (or between the things a figure shows), such as *merging "
-    "with another video's background beats the same video's*. It is judged over seeds. Each seed is a world of "
-    "its own: it draws its training videos, its tests, the initial weights and the order of the batches. Gap ± "
-    "margin, in percentage points (of errors, in the unit of their page), is the mean difference over seeds and "
-    "its 95 % interval. A claim **holds** when the whole interval bears it out, **fails** when the whole "
-    "interval contradicts it, and is **undecided** otherwise; with fewer than three seeds it only **leans**. "
-    "What holds or fails, but not after Holm's correction for all verdicts of its page, does so **narrowly**: "
-    "other worlds may not confirm it. A failed claim is shown as failed. "
+    "A claim is an inequality between rows of a table (or between the things a figure shows), such as "
+    "*merging with another video's background beats the same video's*. It is judged over seeds. Each seed "
+    "is a world of its own: it draws its training videos, its tests, the initial weights and the order of "
+    "the batches. Gap ± margin, in percentage points (of errors, in the unit of their page), is the mean "
+    "difference over seeds and its 95 % interval. A claim **holds** when the whole interval bears it out, "
+    "**fails** when the whole interval contradicts it, and is **undecided** otherwise; with fewer than "
+    "three seeds it only **leans**. What holds or fails, but not after Holm's correction for all verdicts "
+    "of its page, does so **narrowly**: other worlds may not confirm it. A failed claim is shown as failed. "
     "p is one-sided. [Claims](library/results/34_claims.ipynb) has the rules and shows how they work.",
     "Verdicts are about small models on [puppets](library/clips/02_puppets.ipynb), not about the papers' "
-    "networks on the papers' data. Each claim says beforehand on which test it should show: that one is marked.",
+    "networks on the papers' data. Each claim says beforehand on which test it should show: that one is "
+    "marked.",
     "A claim is *the paper's text* where the authors say so, *read from its table* where we conclude it from "
     "their numbers, and *ours* otherwise.",
     "## Summary",
@@ -120,7 +121,8 @@ TEXT = (
 NOTE = (
     "*By chance* is how many verdicts chance alone would give at most, if there were no differences at all: "
     "2.5 % of the judged claims to hold, and 2.5 % of their inequalities to fail. *Holds after Holm* counts "
-    "what still holds when the p-values are corrected for the number of a paper's own claims that were judged."
+    "what still holds when the p-values are corrected for the number of a paper's own claims that were "
+    "judged."
 )
 
 

@@ -1,4 +1,4 @@
-"""Sphinx settings of the site. `docs/build.py` stages the pages and calls Sphinx; nothing is executed or downloaded."""
+"""Sphinx settings of the site: `docs/build.py` stages its pages. Nothing is executed or downloaded."""
 
 import sys
 from importlib.metadata import version as installed

@@ -1,7 +1,7 @@
 """The house: floors and rooms, each with the first line of its module; drawn for the site's library page.
 
-A floor is a folder of nbs/, a room is a notebook that exports a module. On a floor, rooms stand in the order of their
-file names; a paper's folder is one room after the other.
+A floor is a folder of nbs/, a room is a notebook that exports a module. On a floor, rooms stand in the order
+of their file names; a paper's folder is one room after the other.
 """
 
 import html

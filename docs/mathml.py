@@ -1,6 +1,6 @@
 """Formulas as MathML, which browsers draw themselves: no script, no font file, no network.
 
-docutils converts the TeX. A formula that it does not understand is a warning, so the build fails with its source.
+docutils converts the TeX. A formula that it does not understand is a warning, and so the build fails.
 """
 
 import html
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def plain(tex: str) -> str:
-    "TeX that docutils reads as TeX does: one digit is one argument (`\\frac12` is a half), `\\Big(` and `\\operatorname*` are known."
+    "TeX for docutils: one digit is one argument (`\\frac12`), `\\Big(` and `\\operatorname*` are known."
     tex = re.sub(r"\\([dt]?frac)\s*(\d)", r"\\\1{\2}", tex)
     tex = re.sub(r"(\\[dt]?frac\{[^{}]*\})\s*(\d)", r"\1{\2}", tex)
     tex = re.sub(r"(\\sqrt|[_^])\s*(\d)(?=\d)", r"\1{\2}", tex)

@@ -1,13 +1,11 @@
-"""Draws the four pictures of the landing page, on puppets:  .venv/bin/python docs/method_pictures.py [NAME ...]
+"""Draws the four pictures of the landing page, on puppets, with the library's masks.
 
-FAME and MAC are drawn with the library. The others show the idea, with the puppet's true mask in place of the method's own, until
-their notebooks exist.
+.venv/bin/python docs/method_pictures.py [NAME ...]
 """
 
 import sys
 from pathlib import Path
 
-import cv2
 import matplotlib
 
 matplotlib.use("Agg")
@@ -16,9 +14,9 @@ import numpy as np
 import torch
 from matplotlib.patches import Rectangle
 
-from mvnb import masks, mixing, puppets
+from mvnb import explore, masks, mixing, puppets
 
-SHOWN, SIZE = (0, 4, 8, 12, 16, 20, 24, 28), 192
+SHOWN, SIZE, TOKEN = range(0, 32, 4), 192, 16  # frames of a film; pixels
 
 
 def film(act, seed, scene=None, camera="still", name="puppets-u"):
@@ -33,8 +31,8 @@ def strips(rows, name, boxes=None):
         len(rows), len(SHOWN), figsize=(1.25 * len(SHOWN) + 1.15, 1.25 * len(rows)), dpi=110
     )
     for line, (label, frames) in zip(axes, rows.items()):
-        for ax, t in zip(line, SHOWN):
-            ax.imshow(np.clip(frames[t], 0, 1), cmap="magma", vmin=0, vmax=1)
+        for ax, frame in zip(line, frames[:: len(frames) // len(SHOWN)]):
+            ax.imshow(np.clip(frame, 0, 1), cmap="magma", vmin=0, vmax=1)
             ax.set(xticks=[], yticks=[])
             for side in ax.spines.values():
                 side.set_visible(False)
@@ -97,42 +95,32 @@ def mac():
     )
 
 
+def looked_at(mask, *puppet):
+    "A view of a mask on a puppet, 16 frames, two apart, and its clip [T,H,W,3] in [0,1]."
+    view = explore.look(explore.Choice(mask=mask, footage=explore.Puppet(*puppet), stride=2, size=SIZE))
+    return view, view.clip.permute(1, 2, 3, 0).numpy() / 255
+
+
+def scaled(motion):
+    "Lengths [T,H,W] as shares of a large one."
+    return (motion / np.quantile(motion, 0.998)).numpy()
+
+
 def mgm():
-    clip, mask = film("slide", 5)
-    patch, side = SIZE // 12, 8  # 12 × 12 patches, 8 × 8 of them hidden
-    hidden = clip.copy()
-    for t, box in enumerate(puppets.boxes_of(mask)):
-        x, y = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
-        left, top = (int(np.clip(round(c / patch - side / 2), 0, 12 - side)) * patch for c in (x, y))
-        hidden[t, top : top + side * patch, left : left + side * patch] = 0.82
-    for k in range(1, 12):
-        hidden[:, k * patch] *= 0.85
-        hidden[:, :, k * patch] *= 0.85
-    strips({"a clip": clip, "what the\nencoder sees": hidden}, "mgm")
+    view, clip = looked_at("mgm", "puppets-s", "slide", 5)
+    hidden = np.where(view.mask[..., None], 0.82, clip)
+    for k in range(TOKEN, SIZE, TOKEN):
+        hidden[:, k] *= 0.85
+        hidden[:, :, k] *= 0.85
+    strips({"a clip": clip, "motion\nvectors": scaled(view.motion), "what the\nencoder sees": hidden}, "mgm")
 
 
 def mcl():
-    clip, _ = film("windmill", 9, camera="pan")
-    gray = [cv2.cvtColor((f * 255).astype(np.uint8), cv2.COLOR_RGB2GRAY) for f in clip]
-    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    kernel, maps = np.array([[-1, 0, 1]] * 3) / 6, []
-    for a, b in zip(gray, gray[1:] + gray[-1:]):
-        uv = flow.calc(a, b, None).clip(-20, 20)
-        maps.append(
-            np.sqrt(sum(cv2.filter2D(uv[..., i], -1, k) ** 2 for i in (0, 1) for k in (kernel, kernel.T)))
-        )
-    maps = np.array(maps)
-    maps[:, :8] = maps[:, -8:] = maps[:, :, :8] = maps[:, :, -8:] = 0
-    mean = maps.mean(0)
-    ys, xs = np.nonzero(mean > np.quantile(mean, 0.9))
-    x0, x1, y0, y1 = (*np.quantile(xs, (0.05, 0.95)), *np.quantile(ys, (0.05, 0.95)))
-    box = ((x0, y0), x1 - x0, y1 - y0)
-    scaled = np.clip(maps / np.quantile(maps, 0.995), 0, 1)
-    strips(
-        {"a clip,\npanned": clip, "motion\nboundaries": scaled},
-        "mcl",
-        {"a clip,\npanned": box, "motion\nboundaries": box},
-    )
+    view, clip = looked_at("mcl_view", "puppets-u", "windmill", 9, "pan")
+    y, x = (view.mask.any(axis).nonzero()[[0, -1], 0].tolist() for axis in (1, 0))
+    box = ((x[0], y[0]), x[1] - x[0], y[1] - y[0])
+    rows = {"a clip,\npanned": clip, "motion\nmap": scaled(view.stages["motion map, ST"][0])}
+    strips(rows, "mcl", dict.fromkeys(rows, box))
 
 
 if __name__ == "__main__":

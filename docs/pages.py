@@ -7,8 +7,6 @@ from api import Api
 from house import FLOORS, picture
 from stage import DOCS, PAPERS, Site, same_code
 
-NOT_YET = "This part of mvnb is being built; its notebook comes onto this page when it exists."
-
 
 def stage_all(site: Site | None = None) -> list[str]:
     "Stages the whole site. Returns links of the repository that lead nowhere."
@@ -40,13 +38,15 @@ def item(site, page, here, extra="") -> str:
     path = next(p for p, q in site.pages.items() if q == page and p.endswith(".ipynb"))
     title, below = site.title(site.root / path)
     target = page.removeprefix(here + "/")
-    return f"- [{title}]({target}){': ' + site.markdown(below, path, page) if below else ''}{' ' + extra if extra else ''}"
+    about = ": " + site.markdown(below, path, page) if below else ""
+    return f"- [{title}]({target}){about} {extra}".rstrip()
 
 
 def not_run(name) -> str:
     return (
-        ":::{admonition} Not run yet\n:class: warning\n\nThis is the notebook as written: it has not been executed, so there are no results "
-        f"below. To run it: `papermill {name} out.ipynb -p profile demo`.\n:::"
+        ":::{admonition} Not run yet\n:class: warning\n\nThis is the notebook as written: it has not been "
+        "executed, so there are no results below. "
+        f"To run it: `papermill {name} out.ipynb -p profile demo`.\n:::"
     )
 
 
@@ -57,12 +57,12 @@ def library(site):
     house = picture(site.root, lambda path: page_of[path].replace(".ipynb", ".html"))
     parts = [
         "# The library, lesson by lesson",
-        "> Each notebook is a part of the library: the code it exports, why it is so, and lessons that show it working.",
-        "Read them in order, or start where your question is. Cells with a coloured edge are the library's own code; "
-        "the others are lessons around it. All of it runs on a fresh machine, on videos that the library makes itself "
+        "> Each notebook is a part of the library: the code it exports, why it is so, and lessons around it.",
+        "Read them in order, or start where your question is. Cells with a coloured edge are the library's "
+        "own code. All of it runs on a fresh machine, on videos that the library makes itself "
         "([Puppets](clips/02_puppets.ipynb)).",
-        "A room is a notebook and the module it exports. It imports only rooms before it on its own floor, or on the "
-        "floors below; nothing outside *papers* knows a paper.",
+        "A room is a notebook and the module it exports. It imports only rooms before it on its own floor, "
+        "or on the floors below; nothing outside *papers* knows a paper.",
         house,
     ]
     trees = []
@@ -79,16 +79,30 @@ def library(site):
     site.write("library/index.md", "\n\n".join([*parts, *trees]) + "\n")
 
 
+ABOUT = {  # the head of the index
+    "tables": (
+        "# Tables",
+        "> One notebook per table of a paper: what to run, our numbers beside the published ones, and the "
+        "paper's claims tested.",
+        "Shown is what the demo profile gave: small models on [puppets](../library/clips/02_puppets.ipynb), "
+        "which stand in for the papers' data. Such numbers are to be compared with each other, not with the "
+        "published ones. The [claims](../claims.md) of all tables are gathered on a page of their own.",
+    ),
+    "figures": ("# Figures", "> One notebook per figure of a paper, drawn anew."),
+}
+
+
 def results(site, kind):
     "Tables or figures: the executed notebook, or the source with a plain word that it was not run."
-    single, rows, pages = kind[:-1], [], []
+    rows, pages = [], []
     for stem, source, executed in site.results[kind]:
         note = ""
         if not executed:
             note = not_run(site.name(source))
         elif source and not same_code(source, executed):
             note = (
-                ":::{admonition} Executed before the last change\n:class: note\n\nThe notebook's code has changed since these results were made. "
+                ":::{admonition} Executed before the last change\n:class: note\n\n"
+                "The notebook's code has changed since these results were made. "
                 "They are shown as they were.\n:::"
             )
         path = executed or source
@@ -96,30 +110,8 @@ def results(site, kind):
         page = site.pages[site.name(path)]
         pages.append(stem)
         rows.append(item(site, page, kind, "" if executed else "*Not run yet.*"))
-    empty = f"No {single} notebook is here yet. {NOT_YET}"
-    what = {
-        "tables": (
-            "Tables",
-            "One notebook per table of a paper: what to run, our numbers beside the published ones, and the paper's claims tested.",
-        ),
-        "figures": ("Figures", "One notebook per figure of a paper, drawn anew."),
-    }[kind]
-    site.write(
-        f"{kind}/index.md",
-        "\n\n".join(
-            [
-                f"# {what[0]}",
-                f"> {what[1]}",
-                "Shown is what the demo profile gave: small models on [puppets](../library/clips/02_puppets.ipynb), which stand in for the papers' data. Such numbers are "
-                "to be compared with each other, not with the published ones. The [claims](../claims.md) of all tables are gathered on a page of their own."
-                if kind == "tables"
-                else "",
-                "\n".join(rows) or empty,
-                toctree(*pages),
-            ]
-        )
-        + "\n",
-    )
+    parts = [*ABOUT[kind], "\n".join(rows), toctree(*pages)]
+    site.write(f"{kind}/index.md", "\n\n".join(parts) + "\n")
 
 
 def explore(site):
@@ -132,56 +124,33 @@ def explore(site):
         page = site.pages[site.name(path)]
         pages.append(page)
         rows.append(item(site, page, "explore", "" if run else "*Not run yet.*"))
-    shown = (
-        f"![The explorer in JupyterLab: controls, film strip, motion, mask and mix](../{site.copy(picture, 'images/explorer.jpg')})"
-        if picture.is_file()
-        else ""
-    )
-    site.write(
-        "explore/index.md",
-        "\n\n".join(
-            t
-            for t in (
-                "# Explore",
-                "> Choose a clip and a method, move the sliders, and see the motion, the mask and the mix at once.",
-                "Explorers are notebooks with controls. Start JupyterLab with `make lab` and open one of these; what this site shows are their stored pictures.",
-                shown,
-                "\n".join(rows)
-                or f"No explorer is here yet. {NOT_YET} Until then, [Masks](../library/motion/12_masks.ipynb) and [Mixing](../library/motion/15_mixing.ipynb) "
-                "show every mask with its parameters as rows of pictures.",
-                toctree(*(p.removeprefix("explore/").removesuffix(".ipynb") for p in pages)),
-            )
-            if t
-        )
-        + "\n",
-    )
+    drawn = site.copy(picture, "images/explorer.jpg")
+    parts = [
+        "# Explore",
+        "> Choose a clip and a method, move the sliders, and see the motion, the mask and the mix at once.",
+        "Explorers are notebooks with controls. Start JupyterLab with `make lab` and open one of these; what "
+        "this site shows are their stored pictures.",
+        f"![The explorer in JupyterLab: controls, film strip, motion, mask and mix](../{drawn})",
+        "\n".join(rows),
+        toctree(*(page.removeprefix("explore/").removesuffix(".ipynb") for page in pages)),
+    ]
+    site.write("explore/index.md", "\n\n".join(parts) + "\n")
+
+
+HOW_TOS = {  # file -> page
+    "README.md": "start.md",
+    "docs/decisions.md": "decisions.md",
+    "docs/reliability.md": "reliability.md",
+    "docs/howto_own_videos.md": "own_videos.md",
+    "docs/howto_fifth_paper.md": "fifth_paper.md",
+    "workflow/README.md": "cluster.md",
+}
 
 
 def how_tos(site):
-    for source, page, title, missing in (
-        ("README.md", "start.md", "", ""),
-        ("docs/decisions.md", "decisions.md", "", ""),
-        ("docs/reliability.md", "reliability.md", "", ""),
-        ("docs/howto_own_videos.md", "own_videos.md", "Your own videos", NOT_YET),
-        ("docs/howto_fifth_paper.md", "fifth_paper.md", "A fifth paper", NOT_YET),
-        (
-            "workflow/README.md",
-            "cluster.md",
-            "On a cluster",
-            f"How to run many tables on one machine or on a cluster is being written down. What there is: `mvnb batch --help`"
-            + (
-                ", and the lesson [Batch](library/use/44_batch.ipynb)."
-                if "library/use/44_batch.ipynb" in site.pages.values()
-                else "."
-            ),
-        ),
-    ):
-        path = site.root / source
-        text = (
-            site.markdown(path.read_text(encoding="utf-8"), source, page)
-            if path.is_file()
-            else f"# {title}\n\n{missing}\n"
-        )
+    "The pages that stand in the repository as they are."
+    for source, page in HOW_TOS.items():
+        text = site.markdown((site.root / source).read_text(encoding="utf-8"), source, page)
         if source == "README.md":
             text = re.sub(r"^# .*$", "# Getting started", text, count=1, flags=re.M)
         site.write(page, text)
@@ -206,7 +175,7 @@ def paper(site, name) -> str:
 
 
 def untold(site, name) -> str:
-    "A paper of which docs/methods says nothing yet: the line below the title of its first lesson."
+    "A paper of which docs/methods says nothing: the line below the title of its first lesson."
     first = next(room for room in site.rooms if room.paper == name)
     heading = re.sub(r"'s \w+$", "", first.title)  # of "The comparison's recipe", "The comparison"
     line = site.markdown(first.line, site.name(first.path), "index.md")
@@ -216,8 +185,6 @@ def untold(site, name) -> str:
 def status(site, name) -> str:
     "Links to the lessons, tables and figures of a paper, each with its title."
     lessons = [(site.pages[site.name(room.path)], True) for room in site.rooms if room.paper == name]
-    if not lessons:
-        return "**Being built:** its notebooks are not here yet."
     parts = [("Lessons", lessons)]
     for kind in ("tables", "figures"):
         own = [entry for entry in site.results[kind] if entry[0].startswith(name + "_")]

@@ -1,7 +1,8 @@
 """Gathers the site's pages in docs/_stage: notebooks as they were executed, repository pages, generated ones.
 
-Notebooks come by their folders (the floors of the house, nbs/tables, nbs/figures, nbs/explore, a paper's own pages,
-outputs/demo): a new one is on the site without a change here. What readers need not see goes: directive lines, hidden cells, progress bars, paths of the machine.
+Notebooks come by their folders (the floors of the house, nbs/tables, nbs/figures, nbs/explore, a paper's own
+pages, outputs/demo): a new one is on the site without a change here. What readers need not see goes:
+directive lines, hidden cells, progress bars, paths of the machine.
 """
 
 import ast
@@ -175,7 +176,7 @@ class Site:
     # notebooks
 
     def notebook(self, path: Path, note: str = "", mark: bool = False):
-        "Stages a notebook: what teaches stays. `note` goes below the title; `mark` gives cells with definitions an anchor."
+        "Stages a notebook. `note` goes below the title; `mark` gives cells with definitions an anchor."
         page, nb = self.pages[self.name(path)], nbformat.read(path, 4)
         module, cells, section = module_of(nb), [], path.stem
         for i, cell in enumerate(nb.cells):

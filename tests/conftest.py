@@ -35,7 +35,7 @@ def puppets_root(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def small_store(tmp_path_factory, puppets_root):
-    "Makes a store and an outputs folder for a module's tables: no real data, trainings of one step, as few videos in demo as in smoke."
+    "A store and an outputs folder for a module's tables: no real data, few videos, trainings of one step."
 
     @contextlib.contextmanager
     def make(name: str, **settings):
@@ -94,7 +94,7 @@ def shell(tmp_path, monkeypatch):
 
 @pytest.fixture
 def run_page(shell):
-    "Runs a notebook's code cells, a cell of parameters after the defaults, as papermill would put it; gives its prose."
+    "Runs a notebook's code, its parameters put after the defaults as papermill does; gives its prose."
 
     def run(name: str, **parameters) -> str:
         cells = json.loads((ROOT / "nbs" / f"{name}.ipynb").read_text())["cells"]

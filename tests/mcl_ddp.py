@@ -1,4 +1,4 @@
-"""Run by test_mcl_ddp.py in each of two processes: MCL under DDP, with gradients accumulated, against its parts."""
+"""Run by test_mcl_ddp.py in two processes: MCL under DDP, gradients accumulated, against its parts."""
 
 import copy
 import sys

@@ -1,4 +1,4 @@
-"""The site: built offline without warnings, no link dead, nothing of the machinery or the machine showing, fit for a phone."""
+"""The site: built offline without warnings, no dead link, no trace of the machine, fit for a phone."""
 
 import io
 import os
@@ -199,7 +199,7 @@ def test_no_machinery_and_no_machine_shows(pages):
         )
         assert not re.search(r"\d+%\|[█▏▎▍▌▋▊▉ #]*\|", text), f"{name} shows a progress bar"
         found = re.search("|".join(private), text)
-        # what an author wrote into a lesson's code or prose, such as /tmp in an example, is no trace of a machine; an output is
+        # /tmp in a lesson's own code or prose is no trace of a machine; in an output it is
         assert not found or not any(
             re.search("|".join(private), o.get_text()) for o in page.select(".cell_output")
         ), f"{name}: {found[0]}"
@@ -434,7 +434,8 @@ def test_outputs_lose_bars_widgets_and_paths(tmp_path):
                 out(
                     "display_data",
                     {
-                        "text/html": '<style scoped>td {color: red}</style><table border="1" style="x"><tr><td>5</td></tr></table>',
+                        "text/html": "<style scoped>td {color: red}</style>"
+                        '<table border="1" style="x"><tr><td>5</td></tr></table>',
                         "text/plain": "5",
                     },
                 ),
@@ -456,11 +457,12 @@ def test_links_go_to_pages_copies_or_are_reported(tmp_path):
     (tmp_path / "LICENSE").write_text("free")
     nbformat.write(notebook(text("# A")), tmp_path / "nbs" / "tables" / "fame_table1_a.ipynb")
     site = stage.Site(tmp_path, tmp_path / "stage")
-    md = "[a](nbs/tables/fame_table1_a.ipynb) [b](outputs/demo/) [`c`](LICENSE) [d](https://e.org/x.md) `[e](none.md)`\n```\n[f](none.md)\n```\n[g](none.md#x)"
+    links = "[a](nbs/tables/fame_table1_a.ipynb) [b](outputs/demo/) [`c`](LICENSE) [d](https://e.org/x.md)"
+    md = f"{links} `[e](none.md)`\n```\n[f](none.md)\n```\n[g](none.md#x)"
     new = site.markdown(md, "README.md", "sub/start.md")
     assert (
-        "[a](../tables/fame_table1_a.ipynb) [b](../tables/index.md) [`c`](../files/LICENSE) [d](https://e.org/x.md) `[e](none.md)`"
-        in new
+        "[a](../tables/fame_table1_a.ipynb) [b](../tables/index.md) [`c`](../files/LICENSE) "
+        "[d](https://e.org/x.md) `[e](none.md)`" in new
     )
     assert (tmp_path / "stage" / "files" / "LICENSE").read_text() == "free"
     assert len(site.problems) == 1 and "none.md" in site.problems[0]
@@ -526,7 +528,7 @@ def test_no_page_is_wider_than_a_phone_and_none_asks_the_network(site, pages, ch
 
 
 def edge_shades(page, box, where):
-    "How far the last columns of pixels of a box, at one end, are from the page's own colour, once it is scrolled."
+    "How far a scrolled box's last columns of pixels, at one end, are from the page's own colour."
     box.evaluate("(e, x) => { e.scrollLeft = x }", where)
     page.wait_for_timeout(100)
     picture = np.asarray(Image.open(io.BytesIO(box.screenshot())).convert("L"), float)
@@ -539,7 +541,7 @@ def edge_shades(page, box, where):
     "name, chosen", [("claims.html", ".scroll"), ("library/clips/01_video.html", ".cell_input pre")]
 )
 def test_what_is_cut_on_a_phone_shows_that_it_scrolls(site, chromium, scheme, name, chosen):
-    "A shadow at the end where a table or code goes on, and none where it ends: seen in the pixels, without JavaScript."
+    "A shadow where a table or code goes on, and none where it ends: seen in the pixels, without JavaScript."
     shape = dict(width=390, height=844)
     context = chromium.new_context(viewport=shape, color_scheme=scheme, java_script_enabled=False)
     page = context.new_page()

@@ -1,4 +1,4 @@
-"FAME's Tables 1, 2, 4, 5 and 6: as printed, as planned, run once from one store, and the scoreboard of claims."
+"FAME's Tables 1, 2, 4, 5 and 6: as printed, as planned, run once from one store; the board of claims."
 
 import dataclasses
 from pathlib import Path

@@ -293,7 +293,7 @@ def test_a_stored_classifier_says_the_same(here):
 
 
 def test_the_shares_are_those_of_the_maps(maps):
-    "One video by hand: evidence of the class that the network says, upsampled, cut at 0, summed inside the mask; mean over its clips."
+    "One video by hand: evidence of the class, upsampled, cut at 0, its share inside the mask; clips' mean."
     plan, (name, data) = maps.plan, maps.plan.cells["linear", "fame", 0].tests[1]
     one = plan.cells["linear", "fame", 0]
     dataset = figures.test_clips(

@@ -26,7 +26,7 @@ def film(path, seed=0):
 
 @pytest.fixture
 def ucf(tmp_path):
-    "Six videos of two classes, with lists in the form of UCF101's; returns a function that writes the test list."
+    "Six videos of two classes, with lists like UCF101's; returns a function that writes the test list."
     lists = tmp_path / "lists"
     lists.mkdir()
     names = [f"{c}/v_{c}_g0{k}_c01.avi" for c in ("Archery", "Surfing") for k in (1, 2, 3)]

@@ -1,4 +1,4 @@
-"""MAC: mask, blend and label coding against oracles written from the paper, and what the method does with them."""
+"""MAC: mask, blend and label coding against oracles written from the paper; the method around them."""
 
 import copy
 import itertools
@@ -43,11 +43,11 @@ def _one_start():
     torch.manual_seed(0)
 
 
-# ---------------------------------------------------------------- the oracle: the supplement's Algorithm 1, pixel by pixel
+# ---------------------------------------- the oracle: the supplement's Algorithm 1, pixel by pixel
 
 
 def slow_mask(clip, lam, m):
-    "Bytes or floats in [0,1]; doubles throughout. Returns the mask and every pixel's distance from the threshold."
+    "Bytes or floats in [0,1]; doubles throughout. Returns the mask and how far pixels are from λ."
     x = clip.numpy().astype(np.float64) * (1 if clip.dtype == torch.uint8 else 255)
     batch, _, time, height, width = x.shape
     mask, margin = np.zeros((batch, time, height, width), bool), np.full((batch, time, height, width), np.inf)
@@ -108,7 +108,7 @@ def test_what_every_mask_holds(lam, m, seed):
 @quick
 @given(st.floats(31, 255), st.floats(0, 1), st.floats(0, 1))
 def test_larger_m_remembers_longer(step, a, b):
-    "What arrives and stays is foreground for longer the larger m is, and its mask contains that of a smaller m."
+    "What arrives and stays is foreground for longer the larger m is; its mask contains that of a smaller m."
     low, high = sorted((a, b))
     clip = torch.zeros(1, 3, 40, 1, 1)
     clip[:, :, 3:] = step / 255
@@ -750,7 +750,7 @@ def test_defaults_are_the_papers():
 
 @pytest.mark.parametrize("profile", ["smoke", "demo", "paper"])
 def test_runs_do_not_lean_on_the_defaults(profile):
-    "A recipe says itself which colours change and whether both views are queries: stored runs stay what they were."
+    "A recipe says which colours change and whether both views are queries: stored runs stay the same."
     p = recipes.profile(profile, "mac")
     r = recipes.pretraining(p, "mac", "ucf101" if profile == "paper" else "puppets-u", "r2plus1d")
     assert "symmetric" in r.params and {"gray", "p_jitter", "blur", "flip"} <= set(r.photometric)
@@ -957,7 +957,7 @@ def test_released_options_travel_in_a_recipe():
     assert "convention released" in told and "soft True" in told and "blend after" in told
 
 
-# ---------------------------------------------------------------- the probe of three layers, and a run from end to end
+# ---------------------------------------- the probe of three layers, and a run from end to end
 
 
 @pytest.mark.parametrize(

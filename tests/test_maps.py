@@ -1,4 +1,4 @@
-"Motion maps: pooling, sampling and cropping against loops; the cache, its faults and its builds; clips that carry them."
+"Motion maps: pooling, sampling, cropping against loops; the cache, its faults, its builds; clips with maps."
 
 import os
 import shutil
@@ -287,7 +287,7 @@ def test_every_box_holds_the_share_inside_the_frame(seed, kind, size):
 
 
 def slow_smallest(moving, cell, ratio, cover):
-    "The area of the smallest box of whole cells, grown to the aspect, that holds the share: all of them tried."
+    "The area of the smallest box of whole cells, grown to the aspect, that holds the share: by trying all."
     height, width = (side * cell for side in moving.shape)
     best = np.inf
     for top in range(moving.shape[0]):

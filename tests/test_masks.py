@@ -68,7 +68,7 @@ def clip(request):
 
 @pytest.fixture(params=["noise", "real"])
 def untied(request):
-    "Clips without the large still areas of a drawn picture, where many seeds are equal and any choice is right."
+    "Clips without a drawn picture's large still areas, where many seeds are equal and any choice is right."
     return request.getfixturevalue("real") if request.param == "real" else noise((2, 3, 5, 40, 44))
 
 

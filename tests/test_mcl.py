@@ -86,7 +86,7 @@ def test_without_terms_it_is_moco():
 
 
 def test_a_flip_takes_the_map_along():
-    "With everything flipped, the loss is that of the mirrored clips with mirrored maps; without the maps not."
+    "Flipped clips with flipped maps have the loss of mirrored ones; without the maps they have not."
     turned = MCL(**TINY | dict(photometric=PLAIN | dict(flip=1.0))).train()
     straight, batch = MCL(**TINY).train(), make_batch()
     mirrored = batch | {name: batch[name].flip(-1) for name in ("clip", "map")}

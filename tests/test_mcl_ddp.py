@@ -1,4 +1,4 @@
-"""MCL in two processes: DDP averages gradients that were differentiated twice, and the queue is one and the same."""
+"""MCL in two processes: DDP averages gradients differentiated twice, and both have the same queue."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"MCL's tables: what each row switches on, on which network and videos, and that the published numbers bear the claims out."
+"MCL's tables: what each row switches on, network and videos; the published numbers bear the claims out."
 
 import math
 from types import SimpleNamespace

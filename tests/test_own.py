@@ -742,7 +742,7 @@ def test_features_keep_the_row_of_a_bad_file(folder, trained, tmp_path):
 
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
 def test_features_as_a_table(folder, trained, tmp_path, monkeypatch, ending):
-    "The numbers to the last bit, NaN for a broken file, one form after the other without reading videos again."
+    "The numbers to the last bit, NaN for a broken file, one form after the other from one reading."
     import pandas as pd
 
     garbage(folder / "run + jump" / "a bad one.mp4")
@@ -798,7 +798,7 @@ def test_zeros_of_old_files_are_nan(folder, trained, tmp_path):
 
 
 def test_weights_from_elsewhere(tmp_path, folder, puppets):
-    "A published state dict with its classifier: the backbone has to be named; the features are torchvision's."
+    "A published state dict with its classifier: the backbone must be named; features are torchvision's."
     from torchvision.models.video import s3d
 
     theirs = s3d().eval()

@@ -1,4 +1,4 @@
-"""Files with the names that the code of FAME, MAC, MCL, VideoMAE, Hugging Face and torchvision gives to tensors.
+"""Files with the tensor names of FAME's, MAC's, MCL's, VideoMAE's, Hugging Face's, torchvision's code.
 
 The values are random. MGM has no released code and follows VideoMAE.
 """

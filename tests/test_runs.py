@@ -927,7 +927,7 @@ def test_what_a_killed_process_left_of_a_stored_run_goes_at_the_next_use(store):
 
 
 def test_checkpoints_go_when_the_encoder_is_on_the_disk(store, monkeypatch):
-    "Its bytes, its name in its folder, and the folder's name in the store: in this order, then the checkpoints."
+    "Its bytes, its name in its folder, the folder's name in the store, in this order; then checkpoints."
     seen = []
     synced, unlink = settings.synced, Path.unlink
 

@@ -237,7 +237,7 @@ def test_a_column_without_data_is_not_run_and_says_why(here, shared_data, monkey
 
 
 def made_up(plan, folder, rate, n=200, classes=8):
-    "An Outcome with chosen answers: rate(row, column, test) in [0,1]; videos are answered alike by all rows as far as their rates allow."
+    "An Outcome by rate(row, column, test) in [0,1]; rows answer videos alike as far as their rates allow."
     results = {}
     for k, ((row, column, seed), recipe) in enumerate(plan.cells.items()):
         place, metrics = folder / recipe.hash, {}

@@ -39,7 +39,7 @@ def in_a_row(parts):
 
 
 def moving(grid, finer, batch, seed, kind="noise"):
-    "Motion [B,T',h·finer,w·finer]: noise; a few levels, which tie; or motion that pauses, once from the start."
+    "Motion [B,T',h·finer,w·finer]: noise; few levels, which tie; or motion that pauses, once at the start."
     tubelets, rows, columns = grid
     size = (batch, tubelets, rows * finer, columns * finer)
     motion = torch.rand(size, generator=chance(seed))

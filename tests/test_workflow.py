@@ -1,4 +1,4 @@
-"The batch: graph, costs, markers against the store, device indices, and Snakemake for real: killed, restarted, failing."
+"The batch: graph, costs, markers, device indices, and Snakemake for real: killed, restarted, failing."
 
 import csv
 import json
@@ -547,7 +547,7 @@ def until(condition, process, seconds=400):
 @WITH_SNAKEMAKE
 @pytest.mark.timeout(900)  # half a minute, unless the machine is busy
 def test_killed_restarted_with_a_failing_run(place, monkeypatch):
-    "kill -9 of the whole process group in the middle; the same command again; one run of the graph cannot work."
+    "kill -9 of the process group in the middle; the same command again; one run of the graph cannot work."
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")  # pretended
     long, quick = pretraining(0, steps=100_000), pretraining(1)
     tune, broken = finetuning(quick), pretraining(2, temprature=1.0)

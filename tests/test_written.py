@@ -152,7 +152,8 @@ time.sleep(120)
 """
 PARENT = """
 import os, subprocess, sys, time
-child = subprocess.Popen([sys.executable, "-c", sys.argv[1], str(os.getpid())], stdout=subprocess.PIPE, text=True)
+words = [sys.executable, "-c", sys.argv[1], str(os.getpid())]
+child = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
 child.stdout.readline()
 print(child.pid, flush=True)
 time.sleep(120)
