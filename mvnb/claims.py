@@ -347,6 +347,18 @@ def expectation_notes(expected: dict) -> list:  # of sentences
     return lines
 
 # %% ../nbs/results/34_claims.ipynb #40b7a769
+def _said_by(claims: tuple, by: str) -> list:
+    "Texts of the claims of one origin, with their columns where the same text has another origin elsewhere."
+    elsewhere = {claim.text for claim in claims if claim.by != by}
+    return list(
+        dict.fromkeys(
+            f"{claim.text} ({claim.column})" if claim.text in elsewhere else claim.text
+            for claim in claims
+            if claim.by == by
+        )
+    )
+
+
 def verdicts(outcome: Outcome) -> Verdicts:
     "The paper's claims, tested on every test set that was run."
     plan = outcome.plan
@@ -361,7 +373,7 @@ def verdicts(outcome: Outcome) -> Verdicts:
         ("table", "Not in the paper's text, but read from its table"),
         ("ours", "Ours, not the paper's"),
     ):
-        texts = list(dict.fromkeys(claim.text for claim in d.claims if claim.by == by))
+        texts = _said_by(d.claims, by)
         if texts and not d.is_ours:
             notes.append(f"{words}: {'; '.join(texts)}.")
     involved = {key for claim in d.claims for key in claim.better + claim.worse}

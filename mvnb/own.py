@@ -205,13 +205,15 @@ def _schedule(wish: Wish, usual, n: int):  # train.Schedule for n videos
     "The profile's schedule, changed by what was asked for and by the size of the folder."
     batch = _batch_size(wish, usual.batch_size, n)
     epochs, steps = _length(wish, usual, n // batch)
+    lr = usual.lr if wish.lr is None else wish.lr
     return replace(
         usual,
         epochs=epochs,
         max_steps=steps,
         batch_size=batch,
         milestones=tuple(m * epochs / usual.epochs for m in usual.milestones),
-        lr=usual.lr if wish.lr is None else wish.lr,
+        lr=lr,
+        min_lr=usual.min_lr * lr / usual.lr,
         precision=wish.precision or usual.precision,
     )
 

@@ -248,6 +248,7 @@ LATER = {  # (class, field) added after FORMAT was set -> the value that means "
     ("Data", "variety"): 0.0,
     ("Data", "among"): "",
     ("Schedule", "layer_decay"): 1.0,
+    ("Schedule", "min_lr"): 0.0,
 }
 
 

@@ -405,7 +405,7 @@ def _training_passes(recipe: Recipe, videos: int) -> int:
     batch = recipe.schedule.batch_size
     steps = total_steps(recipe.schedule, steps_per_epoch(range(videos), batch)) * recipe.schedule.accumulate
     each = (
-        methods.passes(recipe.method, recipe.params)
+        methods.passes(recipe.method, recipe.params | {"backbone": recipe.backbone})
         if recipe.kind == "pretrain"
         else {"linear": 1}.get(recipe.kind, 3)
     )

@@ -32,7 +32,7 @@ from .vit import parameter_groups
 # %% ../nbs/learn/26_train.ipynb #cd27c8c2
 _CHOICES = dict(optimizer=("sgd", "adamw"), schedule=("cosine", "step", "constant"), precision=("32", "bf16"))
 _COUNTS = ("epochs", "batch_size", "accumulate", "max_steps")
-_AMOUNTS = ("lr", "weight_decay", "warmup_epochs", "momentum", "clip_grad")
+_AMOUNTS = ("lr", "min_lr", "weight_decay", "warmup_epochs", "momentum", "clip_grad")
 
 
 def _check_schedule(schedule) -> None:
@@ -49,6 +49,10 @@ def _check_schedule(schedule) -> None:
         value = getattr(schedule, name)
         if value is not None and not (math.isfinite(value) and value >= 0):
             raise ValueError(f"Schedule.{name} is {value!r}: use a finite number, 0 or more")
+    if schedule.min_lr and not (schedule.schedule == "cosine" and schedule.min_lr <= schedule.lr):
+        raise ValueError(
+            f"Schedule.min_lr is {schedule.min_lr!r}: where a cosine ends, at most lr={schedule.lr!r}"
+        )
     if not 0 < schedule.layer_decay <= 1:
         raise ValueError(f"Schedule.layer_decay is {schedule.layer_decay!r}: use a number above 0, at most 1")
     if schedule.milestones and schedule.schedule != "step":
@@ -68,7 +72,7 @@ class Schedule:
     lr: float = 0.01  # peak learning rate
     momentum: float = 0.9  # of SGD, in [0, 1)
     weight_decay: float = 1e-4  # L2 penalty of SGD, decoupled decay of AdamW
-    schedule: str = "cosine"  # "cosine" to 0, "step" or "constant"
+    schedule: str = "cosine"  # "cosine" to min_lr, "step" or "constant"
     milestones: tuple = ()  # epochs at which "step" multiplies by gamma
     gamma: float = 0.1  # factor at each milestone
     warmup_epochs: float = 0.0  # linear rise from 0 at the start, in epochs
@@ -80,6 +84,7 @@ class Schedule:
     nesterov: bool = False  # Nesterov momentum for SGD
     betas: tuple = (0.9, 0.999)  # of AdamW
     layer_decay: float = 1.0  # of a ViT: factor of the rate from a layer to the one before it, in (0, 1]
+    min_lr: float = 0.0  # learning rate at the end of a cosine
 
     def __post_init__(self):
         for name in ("milestones", "betas"):
@@ -101,7 +106,7 @@ def learning_rate(
     step: int,  # optimizer step, from 0
     steps_per_epoch: int,  # optimizer steps of one epoch
 ) -> float:  # learning rate of this step
-    "Linear warm-up, then a cosine to 0, steps at milestones (in epochs), or a constant rate."
+    "Linear warm-up, then a cosine to `min_lr`, steps at milestones (in epochs), or a constant rate."
     warmup = schedule.warmup_epochs * steps_per_epoch
     rise = min(1.0, (step + 1) / warmup) if warmup > 0 else 1.0
     if schedule.schedule == "constant":
@@ -112,7 +117,8 @@ def learning_rate(
     if step < warmup:
         return schedule.lr * rise
     remaining = total_steps(schedule, steps_per_epoch) - warmup
-    return 0.5 * schedule.lr * (1 + math.cos(math.pi * (step - warmup) / max(1, remaining)))
+    share = 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, remaining)))
+    return schedule.min_lr + (schedule.lr - schedule.min_lr) * share
 
 # %% ../nbs/learn/26_train.ipynb #04057a3d
 def make_optimizer(
@@ -260,8 +266,8 @@ class ResumeError(ValueError):
 
 
 def _made_with(checkpoint: dict) -> dict:
-    "The settings in a checkpoint. Older checkpoints call the method `task`."
-    identity = dict(checkpoint["identity"])
+    "The settings in a checkpoint. Older checkpoints call the method `task`, and their cosines end at 0."
+    identity = {"min_lr": 0.0, **checkpoint["identity"]}
     if "task" in identity:
         identity["method"] = identity.pop("task")
     return identity

@@ -285,8 +285,14 @@ def test_thresholds_are_stated_with_whose_they_are():
             bound = claim.within if claim.within is not None else claim.least
             if not bound:
                 continue
-            assert re.search(rf"\b{bound:g}\b", claim.text), claim.text
+            assert re.search(rf"\b{abs(bound):g}\b", claim.text), claim.text
             assert claim.text.endswith(("(our threshold)", "(the paper's threshold)")), claim.text
+
+
+def test_a_text_with_two_origins_is_told_with_its_column():
+    said = [("one", "A", "text"), ("one", "B", "table"), ("two", "B", "table"), ("two", "A", "table")]
+    made = tuple(tables.Claim(text, column, ("x",), ("y",), by=by) for text, column, by in said)
+    assert claims._said_by(made, "table") == ["one (B)", "two"]
 
 
 def test_the_only_test_of_real_data_is_the_expected_one():

@@ -188,6 +188,20 @@ def test_options_that_there_are_not(wrong, said):
         methods.build("mgm", **TINY | wrong)
 
 
+@pytest.mark.parametrize(("mask", "ratio"), [("tube", 0.97), ("tube", 0.02), ("random", 0.995)])
+def test_a_ratio_that_hides_all_or_nothing_of_a_small_grid_is_refused(mask, ratio):
+    method = MGM("vit_tiny", mask=mask, ratio=ratio)
+    batch = dict(clip=torch.zeros(1, 1, 3, 8, 32, 32, dtype=torch.uint8), index=torch.tensor([0]))
+    with pytest.raises(ValueError, match=r"hides (64|0) of 64 tokens"):
+        method(batch | dict(epoch=torch.tensor(0), label=torch.tensor([0]), step=torch.tensor(0)))
+
+
+def test_divided_attention_costs_a_whole_pass():
+    "The decoder costs a quarter; joint attention sees 1 of 4 tokens, forwards and backwards."
+    assert methods.passes("mgm", {"backbone": "vit_tiny"}) == 3 / 4 + 1 / 4
+    assert methods.passes("mgm", {"backbone": "timesformer_tiny"}) == 3 + 1 / 4
+
+
 def test_clips_that_do_not_divide_are_refused():
     batch = make_batch(side=36)
     with pytest.raises(ValueError, match="whole tubelets 2×8×8"):

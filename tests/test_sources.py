@@ -97,13 +97,25 @@ def test_mgm_is_what_its_tables_say():
         "sets.ucf101.": (5e-4, 0.75, 100, 0, 0.2),
         "sets.hmdb51.": (5e-4, 0.7, 100, 0, 0.2),
         "sets.diving48.": (5e-4, 0.7, 100, 0, 0.2),
+        "sets.ucf14-hmdb7.": (5e-4, 0.75, 100, 0, 0.2),  # trained on UCF101's videos
+        "sets.hmdb14-ucf7.": (5e-4, 0.7, 100, 0, 0.2),
     }
+    assert have["pretrain.min_lr"] == 1e-5 * 512 / 256
     for name, (base, *rest) in rows.items():
         tuned = f"{name}finetune."
         assert have[f"{tuned}lr"] == pytest.approx(base * 128 / 256)
+        assert have[f"{tuned}min_lr"] == 1e-6 * 128 / 256
         found = [have[f"{tuned}{part}"] for part in ("layer_decay", "epochs", "warmup_epochs")]
         assert found + [have[f"{name}finetuning.drop_path"]] == rest
         assert have[f"{name}finetuning.repeats"] == 2 and have[f"{tuned}batch_size"] == 128
+
+
+def test_another_domain_takes_the_settings_of_the_videos_it_is_trained_on():
+    profile = recipes.profile("paper", "mgm")
+    pretrained = recipes.pretraining(profile, "mgm", "kinetics400", "vit")
+    for direction, source in (("ucf14-hmdb7", "ucf101"), ("hmdb14-ucf7", "hmdb51")):
+        tuned, usual = (recipes.finetuning(profile, name, pretrained) for name in (direction, source))
+        assert tuned.schedule == usual.schedule and tuned.params == usual.params
 
 
 def test_a_data_set_has_its_own_fields_in_pretraining_and_in_evaluation():

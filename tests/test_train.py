@@ -96,6 +96,21 @@ def test_max_steps_ends_the_cosine():
     assert learning_rate(s, 5, 7) == pytest.approx(0.5)
 
 
+def test_a_cosine_ends_where_it_is_told():
+    "From a peak of 1 to 0.2: half way down it stands at their mean; warm-up still rises from 0."
+    s = Schedule(epochs=11, batch_size=1, lr=1.0, min_lr=0.2, warmup_epochs=1)
+    rates = [learning_rate(s, i, 4) for i in range(45)]
+    assert rates[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
+    assert rates[24] == pytest.approx(0.6) and rates[44] == pytest.approx(0.2)
+    assert min(rates[4:]) == rates[44]
+
+
+@pytest.mark.parametrize("more", [dict(min_lr=0.2), dict(min_lr=0.01, schedule="step"), dict(min_lr=-1.0)])
+def test_an_end_above_the_rate_or_without_a_cosine_is_refused(more):
+    with pytest.raises(ValueError, match="min_lr"):
+        Schedule(epochs=1, batch_size=1, lr=0.1, **more)
+
+
 @hypothesis_settings(max_examples=60, deadline=None)
 @given(
     st.sampled_from(["cosine", "step", "constant"]),

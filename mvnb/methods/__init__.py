@@ -102,7 +102,7 @@ def inputs(
 
 def passes(
     name: str,  # of a method
-    params: dict,  # of a run
+    params: dict,  # of a run, and its "backbone"
 ) -> float:
     "The cost of a training step for one clip, in forward passes of the backbone; a backward pass counts two."
     kind = named(name)

@@ -79,6 +79,7 @@ SOURCES = [
     (Source("ours", "plain SGD, without warm-up or accumulation"), ["*.warmup_epochs", "*.accumulate"]),
     (Source("ours", "plain SGD: all parameters decay alike"), ["*.decay_norm_bias", "*.nesterov"]),
     (Source("ours", "plain SGD: all layers learn alike"), ["*.layer_decay"]),
+    (Source("ours", "the text says nothing of an end above 0"), ["*.min_lr"]),
     (Source("ours", "moving clips"), ["*_clips.still", "*_clips.still_from"]),
     (Source("ours", "a video too short for a clip is looped"), ["*_clips.short"]),
     (Source("ours", "not used: crops are a random share of the frame"), ["*_clips.resize"]),

@@ -119,6 +119,7 @@ SOURCES = [
     (Source("ours", "plain SGD, without warm-up or accumulation"), ["*.warmup_epochs", "*.accumulate"]),
     (Source("ours", "plain SGD: all parameters decay alike"), ["*.decay_norm_bias", "*.nesterov"]),
     (Source("ours", "plain SGD: all layers learn alike"), ["*.layer_decay"]),
+    (Source("ours", "the text says nothing of an end above 0"), ["*.min_lr"]),
 ]
 
 # %% ../../../nbs/papers/mac/2_recipe.ipynb #d2350323

@@ -168,7 +168,7 @@ def score(self: Hidden) -> str:
     if ("saliency", "") not in self.numbers:
         return "The actors' boxes are not known, so there is no saliency score."
     values = self.numbers["saliency", ""]
-    values = values[np.isfinite(values)]
+    values = values[~np.isnan(values)]  # infinite where nothing moves outside
     return (
         f"Saliency score of {self.dataset.index.name}: median {np.median(values):.2f}, in the middle half of "
         f"{len(values)} videos {np.percentile(values, 25):.2f} to {np.percentile(values, 75):.2f} "
@@ -182,7 +182,7 @@ def judged(self: Hidden) -> list:
     if self.plan.real:
         return []
     score = self.numbers["saliency", ""][:, None]
-    higher = np.where(np.isfinite(score), score > 1, np.nan)
+    higher = np.where(np.isnan(score), np.nan, score > 1)
     text = "motion is stronger in the actor's box than outside, in most videos"
     found = [judge_claim(text, "unbiased", self.plan, higher, np.full_like(higher, 0.5))]
     mine = self.numbers["motion", "mgm"][:, None]
@@ -604,7 +604,7 @@ def _over_epochs(name: str, told: tuple) -> Line:
 
 # %% ../../../nbs/papers/mgm/4_figures.ipynb #87fd0fc0
 _MGM_LINE = _over_epochs("MGM", (400, 800, 1200, 1600, 2400))
-_OTHERS = dict(BEVT=950, M3Video=400, MAM2=1200, OmniMAE=1600, MotionMAE=2400)  # epochs, fine-tuning included
+_OTHERS = dict(BEVT=950, M3Video=400, MAM2=1200, OmniMAE=1600, MotionMAE=2400)  # epochs of pretraining
 EPOCHS = dict(
     panels=(Panel("epochs of pretraining", (_MGM_LINE, _over_epochs("VideoMAE", _LENGTHS))),),
     others={name: (count, float(_TOLD[name])) for name, count in _OTHERS.items()},

@@ -124,14 +124,6 @@ def inputs(cls: MGM, params: dict) -> dict:  # what → input, see `mvnb.methods
     return {"weights of RAFT": RaftWeights()} if guided and params.get("guidance") == "raft" else {}
 
 
-@patch(cls_method=True)
-def passes(cls: MGM, params: dict) -> float:
-    "Cost of a step, see `mvnb.methods.passes`: the encoder on what it sees, the decoder a quarter of a pass."
-    kind = token_kind(params.get("mask", "mgm"))
-    ratio = params.get("ratio") or kind.ratio
-    return 3 * (1 - ratio) + 0.25
-
-
 @patch
 def moved(self: MGM, batch: dict) -> Tensor:  # float32 [B,T',rows,columns]
     "Motion of each tubelet. Raises ValueError for a batch without motion."
@@ -141,6 +133,23 @@ def moved(self: MGM, batch: dict) -> Tensor:  # float32 [B,T',rows,columns]
         )
     tubelet = self.backbone.tubelet[0]
     return tubelet_motion(batch["mv"][:, 0], batch["has_mv"][:, 0], self.reduce, tubelet)
+
+# %% ../../../nbs/papers/mgm/1_method.ipynb #caaa29bd
+@functools.cache
+def _sees_all(backbone: str) -> bool:
+    "Whether a backbone takes hidden tokens in, too."
+    with torch.device("meta"):
+        return getattr(build(backbone), "whole", False)
+
+
+@patch(cls_method=True)
+def passes(cls: MGM, params: dict) -> float:
+    """Cost of a step, see `mvnb.methods.passes`: the encoder on what it sees (divided attention: all tokens),
+    the decoder a quarter of a pass."""
+    kind = token_kind(params.get("mask", "mgm"))
+    ratio = params.get("ratio") or kind.ratio
+    seen = 1 if _sees_all(params.get("backbone", "vit_base")) else 1 - ratio
+    return 3 * seen + 0.25
 
 # %% ../../../nbs/papers/mgm/1_method.ipynb #575d058d
 @patch

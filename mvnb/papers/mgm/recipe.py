@@ -23,15 +23,16 @@ _PRETRAIN = Clips(16, 4, 224, scales=SCALES)
 _FINETUNE = Clips(16, 4, 224, scale=(0.08, 1.0), crops=3)
 
 
-def _schedule(base: float, batch: int, **more) -> Schedule:
-    "AdamW at a base rate, given for a batch of 256."
-    return Schedule(batch_size=batch, lr=base * batch / 256, **_ADAMW, **more)
+def _schedule(base: float, last: float, batch: int, **more) -> Schedule:
+    "AdamW from a base rate to its last one, both given for a batch of 256."
+    share = batch / 256
+    return Schedule(batch_size=batch, lr=base * share, min_lr=last * share, **_ADAMW, **more)
 
 
 def _tuned(base: float, epochs: int, layer_decay: float, drop_path: float, warmup: int) -> dict:
     "What fine-tuning on one data set has of its own (Table 6)."
     more = dict(epochs=epochs, layer_decay=layer_decay, warmup_epochs=warmup, betas=(0.9, 0.999))
-    return dict(finetune=_schedule(base, 128, **more), finetuning=_MIXED | dict(drop_path=drop_path))
+    return dict(finetune=_schedule(base, 1e-6, 128, **more), finetuning=_MIXED | dict(drop_path=drop_path))
 
 # %% ../../../nbs/papers/mgm/2_recipe.ipynb #43566aed
 _SSV2 = dict(
@@ -43,13 +44,16 @@ _SSV2 = dict(
     **_tuned(5e-4, 30, 0.75, 0.1, 5),
 )
 
+_UCF101 = _tuned(5e-4, 100, 0.75, 0.2, 0)
+_HMDB51 = _tuned(5e-4, 100, 0.7, 0.2, 0)
+
 PAPER = Profile(
     "paper",
     "GPUs: the paper's data, backbone and schedule",
     backbones={"vit": "vit_base", "vit_small": "vit_small", "timesformer": "timesformer"},
     pretrain_clips=_PRETRAIN,
     finetune_clips=_FINETUNE,
-    pretrain=_schedule(1.5e-4, 512, epochs=800, warmup_epochs=40, betas=(0.9, 0.95)),
+    pretrain=_schedule(1.5e-4, 1e-5, 512, epochs=800, warmup_epochs=40, betas=(0.9, 0.95)),
     method=Options(jitter=2.0, reduce="max", decoder_depth=4),
     photometric=_FLIPPED,
     finetune_photometric=_FLIPPED,
@@ -58,9 +62,11 @@ PAPER = Profile(
     probing=Options(batch_norm=True),
     sets={
         "ssv2": _SSV2,
-        "ucf101": _tuned(5e-4, 100, 0.75, 0.2, 0),
-        "hmdb51": _tuned(5e-4, 100, 0.7, 0.2, 0),
+        "ucf101": _UCF101,
+        "hmdb51": _HMDB51,
         "diving48": _tuned(5e-4, 100, 0.7, 0.2, 0),
+        "ucf14-hmdb7": _UCF101,
+        "hmdb14-ucf7": _HMDB51,
     },
     **_tuned(1e-3, 75, 0.75, 0.1, 5),
 )
@@ -103,7 +109,8 @@ _TEXT = [
     (Source("paper", "Section 4.2 and Table 4a"), ["backbones.*"]),
     (Source("paper", "Table 5"), ["pretrain.optimizer", "pretrain.lr", "pretrain.batch_size"]),
     (Source("paper", "Table 5"), ["pretrain.weight_decay", "pretrain.betas", "pretrain.warmup_epochs"]),
-    (Source("paper", "Table 5"), ["pretrain.schedule", "*photometric.flip", "*pretrain_clips.scales"]),
+    (Source("paper", "Table 5"), ["pretrain.schedule", "*photometric.flip"]),
+    (Source("released", "the sides of VideoMAE's multi-scale crop"), ["*pretrain_clips.scales"]),
     (Source("paper", "Section 4.4; Table 1 has 400 to 2,400 epochs, Table 4 200"), ["pretrain.epochs"]),
     (Source("paper", "Table 6"), ["*finetune.optimizer", "*finetune.lr", "*finetune.batch_size"]),
     (Source("paper", "Table 6"), ["*finetune.weight_decay", "*finetune.betas", "*finetune.warmup_epochs"]),
@@ -117,7 +124,9 @@ SOURCES = [
     (Source("released", "VideoMAE's fine-tuning"), ["*finetuning.label_smoothing", "*finetuning.mixup"]),
     (Source("released", "VideoMAE's fine-tuning"), ["*finetuning.cutmix", "*finetuning.randaugment"]),
     (Source("released", "VideoMAE's fine-tuning"), ["*finetuning.erasing", "*finetune_clips.scale"]),
-    (Source("released", "VideoMAE's fine-tuning"), ["*_clips.ratio"]),
+    (Source("released", "VideoMAE's fine-tuning"), ["*finetune_clips.ratio"]),
+    (Source("released", "VideoMAE: the cosine's end, for a batch of 256"), ["pretrain.min_lr"]),
+    (Source("released", "VideoMAE: the cosine's end, for a batch of 256"), ["*finetune.min_lr"]),
     (Source("released", "VideoMAE: no colours change, in pretraining"), ["*photometric.gray"]),
     (Source("released", "VideoMAE: no colours change, in pretraining"), ["*photometric.p_jitter"]),
     (Source("released", "VideoMAE: no colours change, in pretraining"), ["*photometric.blur"]),
@@ -130,8 +139,10 @@ SOURCES = [
     (Source("ours", "half precision with the range of float32; VideoMAE's is fp16"), ["*.precision"]),
     (Source("ours", "the paper says nothing; SGD, as MAE's probe without its large batch"), ["linear.*"]),
     (Source("released", "MAE's probe: features are normalised over the batch"), ["probing.batch_norm"]),
-    (Source("ours", "one rate for the probe's only layer"), ["pretrain.layer_decay", "linear.layer_decay"]),
-    (Source("ours", "not used: multi-scale crops take its place"), ["*pretrain_clips.scale"]),
+    (Source("ours", "one rate for the probe's only layer"), ["linear.layer_decay"]),
+    (Source("released", "VideoMAE pretrains all layers at one rate"), ["pretrain.layer_decay"]),
+    (Source("ours", "not used: multi-scale crops take their place"), ["*pretrain_clips.scale"]),
+    (Source("ours", "not used: multi-scale crops take their place"), ["*pretrain_clips.ratio"]),
     (Source("ours", "not used: crops are a random share of the frame"), ["*finetune_clips.scales"]),
     (Source("ours", "not used: frames follow each other"), ["*pretrain_clips.sampling"]),
     (Source("ours", "not used in training"), ["*pretrain_clips.crops"]),
