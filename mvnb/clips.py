@@ -278,14 +278,20 @@ def _check_strides(stride, mode):
 # %% ../nbs/clips/04_clips.ipynb #722a1304
 def _check_sizes(dataset):
     "Raise ValueError for sizes to scale frames to that are too small for the clip, or not (width, height)."
-    pairs = dataset.resize if dataset.test_resize is None else (*dataset.resize, dataset.test_resize)
+    short = dataset.test_resize
+    pairs = (*dataset.resize, short) if isinstance(short, tuple) else dataset.resize
     for pair in pairs:
         if not isinstance(pair, tuple) or len(pair) != 2 or not pair[0] >= pair[1] >= dataset.size:
             raise ValueError(
                 f"frames cannot be scaled to {pair!r}: use (width, height) with a width of at least the "
                 f"height, and a height of at least the clip's size, {dataset.size}"
             )
-    if dataset.test_resize is not None and dataset.centre != 1:
+    side = isinstance(short, int) and short >= dataset.size
+    if short is not None and not isinstance(short, tuple) and not side:
+        raise ValueError(
+            f"test_resize is {short!r}: use (width, height) or a short side of at least {dataset.size} pixels"
+        )
+    if short is not None and dataset.centre != 1:
         raise ValueError(f"centre {dataset.centre} and test_resize both set the centre crop: use one of them")
 
 
@@ -362,6 +368,8 @@ def _check_guides(dataset):
         raise ValueError(f"p_motion is {dataset.p_motion!r}: use a probability from 0 to 1")
     if dataset.guide_time and (dataset.mode, dataset.sampling, dataset.still) != ("random", "stride", 0):
         raise ValueError("guide_time draws starts: it needs mode 'random', sampling 'stride' and no still")
+    if dataset.guide_time not in (False, "median"):
+        raise ValueError(f"guide_time {dataset.guide_time!r} is not known: use False, True or 'median'")
     if dataset.guide_crop and (not dataset.train or dataset.resize or dataset.scales):
         raise ValueError("guide_crop draws random-resized boxes: it needs train, and no resize or scales")
     if dataset.guide_crop and dataset.guide_crop not in _maps().BOXES:
@@ -391,6 +399,7 @@ def _as_tuples(dataset):
     dataset.resize = _pairs(dataset.resize)
     dataset.test_resize = _pairs((dataset.test_resize,))[0]
     dataset.motion = "vectors" if dataset.motion is True else dataset.motion or False
+    dataset.guide_time = "median" if dataset.guide_time is True else dataset.guide_time or False
     dataset.guide_crop = "pixels" if dataset.guide_crop is True else dataset.guide_crop or False
 
 
@@ -400,6 +409,8 @@ def _cached_side(dataset):
         return dataset.size  # the whole frame, drawn as it is wanted
     pairs = dataset.resize
     if not dataset.train:
+        if isinstance(dataset.test_resize, int):
+            return dataset.test_resize
         pairs = (dataset.test_resize,) if dataset.test_resize else ()
     return max(height for _, height in pairs) if pairs else round(1.3 * dataset.size)
 
@@ -424,7 +435,7 @@ class ByMotionMap:
     maps: bool | str = False  # batches carry "map", from one of `mvnb.maps.SOURCES`
     map_side: int = 112  # short side of the frames that maps are computed on, pixels; 0: as they are
     map_grid: int | None = None  # rows and columns of a clip's map; None: one cell for 8×8 pixels
-    guide_time: bool = False  # starts are drawn among clips with more motion than the median (train)
+    guide_time: bool | str = False  # True or "median": clips start where more moves than at most starts
     p_motion: float = 1.0  # probability of such a draw; else any start
     guide_crop: bool | str = False  # random boxes that hold what moves, by "pixels" (True) or "lines" (train)
     map_kind: object = field(init=False, default=None)  # `mvnb.maps.Maps`, where there are maps
@@ -454,7 +465,7 @@ class ClipDataset(ByMotionMap):
     boxes: object = None  # where people are, see `mvnb.boxes`: batches carry "boxes"
     short: str = "wrap"  # a video shorter than a clip is looped; "repeat": its last frame is repeated
     resize: tuple = ()  # (width, height) pairs: one drawn per view, random window, no `scale` (train)
-    test_resize: tuple | None = None  # (width, height): scaled to it, then the centre window (evaluation)
+    test_resize: tuple | int | None = None  # evaluation: (width, height) or short side, then the centre
     still_from: str = "third"  # almost still frames: spread over it, or those of an ordinary "clip" in it
     gray: bool = False  # clips of one gray channel instead of red, green and blue
     motion_grid: int | None = None  # rows and columns of the motion field; None: one cell for 8×8 pixels
@@ -643,8 +654,10 @@ def _random_times(self: ClipDataset, position, epoch, view, frames):
     stride = int(rng.choice(self.stride)) if several else self.stride
     if self.still:
         return still_clip_indices(frames, self.length, stride, self.still, 1, rng, self.short)
-    part = self._part(position, epoch, view, frames, (self.length - 1) * stride + 1)
-    start = self._moving_start(position, stride, rng, part) if self.guide_time else None
+    span = (self.length - 1) * stride + 1
+    part = self._part(position, epoch, view, frames, span)
+    guided = self.guide_time and not (self.halves and frames < 2 * span)  # no halves, no guidance: released
+    start = self._moving_start(position, stride, rng, part) if guided else None
     if start is not None:
         return (start + np.arange(self.length) * stride)[None]
     room = part.stop - part.start
@@ -661,8 +674,10 @@ def box(
     width: int,  # of the video's frames, pixels
 ) -> tuple[int, int, int, int]:  # top, left, height, width: the same for all frames of the clip
     "The crop of one view in an epoch."
-    if not self.train and self.test_resize:
+    if not self.train and isinstance(self.test_resize, tuple):
         return scaled_box(height, width, self.test_resize, self.size)
+    if not self.train and self.test_resize:
+        return centre_box(height, width, self.size / self.test_resize)
     if self.places > 1:
         return side_box(height, width, view % self.places, self.places)
     if not self.train:

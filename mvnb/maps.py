@@ -136,12 +136,12 @@ def moving_starts(
     t_motion: ndarray,  # float [T], of all frames of the video
     length: int,  # frames in a clip
     stride: int,  # step between the frames of a clip
-) -> ndarray:  # int64, ascending: first frames; empty where the video is shorter than two clips, or still
+) -> ndarray:  # int64, ascending: first frames; empty where no start moves more than another
     "Starts of the clips that move more than the median over all starts (MCL, Section 3.2)."
     span = (length - 1) * stride + 1
-    if len(t_motion) < 2 * span:
-        return np.empty(0, np.int64)
     room = len(t_motion) - span + 1
+    if room < 1:
+        return np.empty(0, np.int64)
     frames = np.arange(room)[:, None] + stride * np.arange(length)
     total = t_motion[frames].sum(1, dtype=np.float64)
     return np.flatnonzero(total > np.median(total))

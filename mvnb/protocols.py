@@ -109,7 +109,7 @@ class Protocol(Regularisation):
     scale: tuple = (0.2, 1.0)  # area of a training crop as a share of the frame
     short: str = "wrap"  # a video shorter than a clip is looped; "repeat": its last frame is repeated
     resize: tuple = ()  # (width, height) pairs that frames are scaled to before a training crop
-    test_resize: tuple | None = None  # (width, height) that frames are scaled to before the centre crop
+    test_resize: tuple | int | None = None  # (width, height) or short side, before the centre crop
     still_from: str = "third"  # frames of an almost still clip: over the third, or of a "clip" in it
     photometric: Photometric | None = None  # augmentation of training clips; None: only the crop
     train_views: int = 1  # random clips per training video and epoch (cached probe: in all)

@@ -100,7 +100,7 @@ class Clips:
     still: int = 0  # almost still clips of so many different frames (Still-UCF: 4); 0: ordinary clips
     short: str = "wrap"  # a video shorter than a clip is looped, or repeats its last frame: "repeat"
     resize: tuple = ()  # training: (width, height) pairs that frames are scaled to before a random crop
-    test_resize: tuple | None = None  # evaluation: (width, height) before the centre crop
+    test_resize: tuple | int | None = None  # evaluation: (width, height) or short side before the centre crop
     still_from: str = "third"  # almost still frames spread over it, or those of an ordinary "clip" in it
     gray: bool = False  # one gray channel instead of red, green and blue
     sampling: str = "stride"  # frames `stride` apart; "segments": one of each segment of the video

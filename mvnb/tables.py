@@ -373,6 +373,7 @@ def start_trouble(
     profile: recipes.Profile,  # the row's
     data: str,  # data set of the pretraining
     family: str,  # of the backbone
+    params: Mapping = Options(),  # of the method, over the row's
 ) -> str:
     "Why a row cannot start here from a data set, or nothing."
     if row.method == "random":
@@ -382,7 +383,8 @@ def start_trouble(
             models.supervised_weights(profile.backbones[family])
             return ""
         index = recipes.training_data(profile, data).load()
-        for needed in methods.inputs(row.method, row.options(profile)).values():
+        made = row.pretraining(profile, data, family, **params)
+        for needed in methods.inputs(row.method, made.params).values():
             needed.check(index)
     except (OSError, ValueError) as e:
         return str(e)
@@ -443,12 +445,31 @@ def _asked(d: Definition, text: str) -> list:
     return names
 
 # %% ../nbs/results/32_tables.ipynb #f50e3043
-def _row_trouble(d: Definition, row: Row, profile: str, columns: list) -> str:
-    "Why a row cannot start here from its data set, or from any column's own; or nothing."
-    its, family = row.profile(profile, d.paper), row.family or d.family
-    places = [column.data for column in columns] if row.own else [d.origin(row).data]
-    troubles = [start_trouble(row, its, data, family) for data in places]
-    return troubles[0] if all(troubles) else ""
+def _row_troubles(d: Definition, row: Row, profile: str, columns: list) -> dict:  # column key -> text
+    "Why a row cannot start here, or nothing, for each column that it has."
+    its = row.profile(profile, d.paper)
+    asked = {}
+    found = {}
+    for column in columns:
+        if row.runs_on(column):
+            data = column.data if row.own else d.origin(row).data
+            start = (data, column.family or row.family or d.family, column.params)
+            if start not in asked:
+                asked[start] = start_trouble(row, its, *start)
+            found[column.key] = asked[start]
+    return found
+
+
+def _left_by(troubles: dict, rows: list, columns: list) -> tuple:  # rows and columns: key -> text
+    "What has to be left out for troubles by row and column: rows that start nowhere, columns without a row."
+    lost = {row.key: next(iter(troubles[row.key].values()), "") for row in rows}
+    lost = {key: text for key, text in lost.items() if all(troubles[key].values()) and text}
+    empty = {}
+    for column in columns:
+        here = [troubles[row.key][column.key] for row in rows if column.key in troubles[row.key]]
+        if here and all(here):
+            empty[column.key] = here[0]
+    return lost, empty
 
 # %% ../nbs/results/32_tables.ipynb #f50e3044
 def _real_videos(d: Definition, profile: str, text: str, rows: list, columns: list, why: dict) -> Videos:
@@ -456,13 +477,11 @@ def _real_videos(d: Definition, profile: str, text: str, rows: list, columns: li
     named = text not in ("", "real")
     names = _asked(d, text) if named else [column.data for column in columns]
     trouble = {name: data_trouble(name) for name in names}
-    starts = {}
-    for row in rows:
-        starts[row.key] = _row_trouble(d, row, profile, columns)
-    lost = [row for row in rows if starts[row.key]]
+    troubles = {row.key: _row_troubles(d, row, profile, columns) for row in rows}
+    lost, empty = _left_by(troubles, rows, columns)
     blocked = ""
     if len(lost) == len(rows):
-        blocked = f"the pretraining needs {d.origin(rows[0]).data}: {starts[rows[0].key]}"
+        blocked = f"the pretraining needs {d.origin(rows[0]).data}: {lost[rows[0].key]}"
     elif all(trouble[name] for name in names):
         blocked = f"the tests need {names[0]}: {trouble[names[0]]}"
     bad = blocked or next((trouble[name] for name in names if trouble[name]), "")
@@ -470,11 +489,14 @@ def _real_videos(d: Definition, profile: str, text: str, rows: list, columns: li
         raise ValueError(f"data={text!r}: {bad}")
     here = [name for name in names if blocked or not trouble[name]]
     if not blocked:
-        why |= {f"Row {row.label}": starts[row.key] for row in lost}
+        why |= {f"Row {row.label}": lost[row.key] for row in rows if row.key in lost}
     absent = [column for column in d.columns if column.data not in here]
     why |= {f"Column {c.key}": trouble.get(c.data) or "it was not asked for" for c in absent}
-    pretrain = {row.key: d.origin(row).data for row in rows if blocked or row not in lost}
+    pretrain = {row.key: d.origin(row).data for row in rows if blocked or row.key not in lost}
     tested = {column.key: column.data if column.data in here else None for column in d.columns}
+    if not blocked:
+        why |= {f"Column {key}": text for key, text in empty.items() if tested[key]}
+        tested |= dict.fromkeys(empty)
     return Videos(pretrain, tested, why, blocked)
 
 # %% ../nbs/results/32_tables.ipynb #82ca5c8e

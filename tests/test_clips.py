@@ -873,6 +873,15 @@ def test_pixels_are_those_of_frames_scaled_then_cropped(tmp_path, cache, height,
     assert (got.int() - want).abs().float().mean() < 4  # a window one pixel off: over 5
 
 
+@pytest.mark.parametrize(("height", "width"), [(240, 320), (720, 1280), (1280, 720)])
+def test_a_short_side_keeps_the_aspect(root, height, width):
+    "Scaled to a short side of 256, a centred square of 224 covers seven eighths of it."
+    tests = small(videos(root), size=224, train=False, mode="uniform", test_resize=256)
+    top, left, rows, columns = tests.box(0, 0, 0, height, width)
+    assert rows == columns == 224 * min(height, width) // 256
+    assert abs(2 * top + rows - height) <= 1 and abs(2 * left + columns - width) <= 1
+
+
 def test_the_cache_keeps_what_the_largest_size_needs(root):
     index = videos(root)
     assert small(index, size=112).cache_size == 146
@@ -881,6 +890,7 @@ def test_the_cache_keeps_what_the_largest_size_needs(root):
     evaluation = dict(size=112, train=False, mode="uniform", resize=RELEASED)
     assert small(index, **evaluation).cache_size == 146
     assert small(index, **evaluation, test_resize=(171, 128)).cache_size == 128
+    assert small(index, **evaluation, test_resize=128).cache_size == 128
     assert small(index, size=112, test_resize=(171, 128)).cache_size == 146
 
 
@@ -913,6 +923,8 @@ def test_new_options_leave_the_hash_until_they_are_used(root):
         (dict(resize=(20, 16)), "20"),
         (dict(test_resize=(20, 12)), r"\(20, 12\)"),
         (dict(test_resize=(20, 16), centre=0.9), "centre 0.9"),
+        (dict(test_resize=20, centre=0.9), "centre 0.9"),
+        (dict(test_resize=12), "a short side of at least 16"),
     ],
 )
 def test_impossible_sizes_and_rules_are_refused(root, bad, match):

@@ -356,7 +356,11 @@ def test_what_batches_must_hold():
     held = lambda **options: MCL(**TINY | off | options).clip_options
     assert held() == {}
     assert held(terms=("S",), maps="dis") == {"maps": "dis"}
-    assert held(guide_time=True, p_motion=0.7) == {"maps": "tvl1", "guide_time": True, "p_motion": 0.7}
+    for time in (True, "median"):
+        guides = held(guide_time=time, p_motion=0.7)
+        assert guides == {"maps": "tvl1", "guide_time": "median", "p_motion": 0.7}
+    assert held(guide_crop=True)["guide_crop"] == "pixels"
+    assert held(guide_crop=True, released=True)["guide_crop"] == "lines"
     assert held(guide_crop="lines") == {"maps": "tvl1", "guide_crop": "lines"}
     assert set(MCL(**TINY).clip_options) == {"maps", "guide_time", "p_motion", "guide_crop"}
     assert MCL(**TINY).views == 2 and MCL(**SECO).clip_options["halves"] and MCL(**SECO).views == 4

@@ -31,18 +31,30 @@ def test_table_1_switches_one_part_after_the_other(profile):
     switched = {row: (p["guide_time"], p["guide_crop"], tuple(p["terms"])) for row, p in made.items()}
     assert switched == {
         "baseline": (False, False, ()),
-        "TA": (True, False, ()),
+        "TA": ("median", False, ()),
         "SA": (False, True, ()),
-        "TA + SA": (True, True, ()),
-        "TA + SA + L_t": (True, True, ("T",)),
-        "TA + SA + L_s": (True, True, ("S",)),
-        "TA + SA + L_st": (True, True, ("ST",)),
-        "MCL": (True, True, ("S", "T", "ST")),
+        "TA + SA": ("median", True, ()),
+        "TA + SA + L_t": ("median", True, ("T",)),
+        "TA + SA + L_s": ("median", True, ("S",)),
+        "TA + SA + L_st": ("median", True, ("ST",)),
+        "MCL": ("median", True, ("S", "T", "ST")),
         "SeCo": (False, False, ()),
-        "vectors": (True, True, ("S", "T", "ST")),
+        "vectors": ("median", True, ("S", "T", "ST")),
     }
     assert made["vectors"]["maps"] == "vectors" != made["MCL"].get("maps", "tvl1")
     assert made["SeCo"]["objective"] == "seco" and made["baseline"].get("objective", "nce") == "nce"
+
+
+def test_weights_that_are_missing_leave_columns_and_rows_out(monkeypatch, shared_data, tmp_path):
+    "MoCo's on ImageNet: in Table 1 the two networks that start from them, in Table 3 all rows but S3D's."
+    monkeypatch.setenv("MVNB_DATA_UCF101", str(shared_data / "mini"))
+    monkeypatch.setenv("MVNB_DATA_UCF101_ANNOTATIONS", str(shared_data / "annotations" / "mini"))
+    monkeypatch.setenv("MVNB_WEIGHTS_MOCO_RESNET50", str(tmp_path / "none.pth.tar"))
+    one = plan("1", "paper", device="cpu").videos
+    assert {key for key, data in one.columns.items() if data} == {"I2D", "S3D"} and not one.blocked
+    assert "none.pth.tar" in one.why_not["Column R(2+1)D"]
+    three = plan("3", "paper", device="cpu").videos
+    assert set(three.pretrain) == {"MCL S3D"} and "none.pth.tar" in three.why_not["Row SeCo, R-50"]
 
 
 def test_table_1_s_columns_are_networks():

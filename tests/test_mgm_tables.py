@@ -94,12 +94,8 @@ def test_table_4b_s_flow_is_raft_s_only_in_the_paper_profile():
 
 
 def test_without_raft_s_weights_its_row_cannot_start(tmp_path, monkeypatch):
-    class Videos:
-        def load(self):
-            return None
-
     monkeypatch.setenv("MVNB_WEIGHTS_RAFT_SMALL", str(tmp_path / "none.pth"))
-    monkeypatch.setattr(recipes, "training_data", lambda *a, **k: Videos())
+    monkeypatch.setattr(recipes.Data, "load", lambda self: None)
     flow, vectors = tables.table("mgm", "4b").definition.rows
     for row, profile, trouble in ((flow, "paper", True), (vectors, "paper", False), (flow, "demo", False)):
         why = tables.start_trouble(row, row.profile(profile, "mgm"), "ssv2", "vit")

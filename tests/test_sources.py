@@ -157,7 +157,10 @@ def test_mcl_is_what_its_text_and_code_say():
         name: code[f"method.{name}"] for name in ("objective", "double", "p_motion", "per_frame", "released")
     } == {"objective": "seco", "double": 5, "p_motion": 0.7, "per_frame": True, "released": True}
     assert code["pretrain.batch_size"] == 4 * 8 and code["schedules.kinetics400.lr"] == 0.02
-    assert code["on_data.kinetics400.order_epochs"] == 0
+    assert code["on_data.kinetics400.order_epochs"] == text["on_data.kinetics400.order_epochs"] == 0
+    assert text["method.order_epochs"] == text["pretrain.epochs"] == 200
+    assert code["pretrain.min_lr"] == code["schedules.kinetics400.min_lr"] == 1e-6
+    assert text["pretrain.min_lr"] == 0
 
 
 def test_three_crops_after_fine_tuning_alone():
@@ -165,7 +168,7 @@ def test_three_crops_after_fine_tuning_alone():
     pre = recipes.pretraining(profile, "mcl", "ucf101", "r2plus1d50")
     tuned, probed = recipes.finetuning(profile, "hmdb51", pre), recipes.linear_probing(profile, "ucf101", pre)
     assert (tuned.clips.crops, tuned.clips.test_resize, tuned.test_views) == (3, None, 60)
-    assert (probed.clips.crops, probed.clips.test_resize, probed.test_views) == (1, (341, 256), 20)
+    assert (probed.clips.crops, probed.clips.test_resize, probed.test_views) == (1, 256, 20)
     assert probed.schedule is None and runs._protocol(probed).svm
     softmax = recipes.linear_probing(profile, "kinetics400", pre)
     assert softmax.schedule.epochs and not runs._protocol(softmax).svm

@@ -84,7 +84,7 @@ def test_every_definition_is_whole(d):
             assert (
                 math.isnan(gap) or gap > 0
                 if claim.by == "ours"
-                else gap > 0
+                else gap > claim.least
                 if claim.within is None
                 else abs(gap) <= claim.within
             ), claim

@@ -15,7 +15,7 @@ from ...tables import DATA, Claim, Definition, Part, Row, define
 UCF = DATA["ucf101"]
 _FAME = Options(beta=0.5)
 _MAC = Options(objective="sc", n=2)
-_GUIDED = Options(guide_time=True, guide_crop=True)
+_GUIDED = Options(guide_time="median", guide_crop=True)
 _MCL = _GUIDED | dict(terms=("S", "T", "ST"), start=None)
 
 

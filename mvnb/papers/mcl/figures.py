@@ -152,7 +152,7 @@ def _film(self: Moving, camera: str, number: int) -> Film:
     if not self.plan.real:
         return filmed(self.plan.videos.name, camera, number, self.how)
     one = test_clips(self.index.subset([number]), len(_FRAMES), 1, _SIDE)
-    return _with_flow(str(one.index.classes[one.labels[0]]), one.sample(0)["clip"][0], self.how)
+    return _with_flow(str(one.index.classes[one.labels[0]]), one.read(0)["clip"][0], self.how)
 
 
 @patch
@@ -353,14 +353,13 @@ def looked_at(
     clip: Tensor,  # float [B,C,T,H,W], normalised
 ) -> Tensor:  # float32 [B,T,H,W] in [0,1]
     "Grad-CAM of the class that a classifier says: what speaks for it, at the last map."
-    last = explain.last_map(classifier.backbone, clip)
-    said = readout(classifier)(last.mean((2, 3, 4))).argmax(1)
-    evidence = explain.evidence(last, classifier.head.weight[said])
-    return explain.to_clip(evidence, clip.shape[2:], "positive")
+    return explain.grad_cam(classifier.backbone, clip, head=readout(classifier))
 
 # %% ../../../nbs/papers/mcl/4_figures.ipynb #24cc9189
 class Aligned(Shown):
     "Figure 4: activation maps of the networks beside S-motion."
+
+    unit = "hundredths of a correlation"
 
     @property
     def also(self) -> dict:  # options of `clips.ClipDataset`

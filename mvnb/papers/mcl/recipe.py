@@ -21,13 +21,21 @@ PAPER = Profile(
     "GPUs: the paper's data, backbone and schedule",
     backbones={"r2plus1d50": "r2plus1d_50", "s3d": "s3d", "r2d50": "r2d_50", "i2d": "i2d"},
     pretrain_clips=_CLIPS,
-    finetune_clips=replace(_CLIPS, test_resize=(341, 256)),
+    finetune_clips=replace(_CLIPS, test_resize=256),
     pretrain=Schedule(epochs=200, batch_size=64, lr=0.01, **_SGD),
     schedules={"kinetics400": Schedule(epochs=400, batch_size=64, lr=0.01, **_SGD)},
     finetune=Schedule(epochs=100, batch_size=64, lr=0.01, **_SGD),
     method=Options(
-        dim=128, momentum=0.999, temperature=0.1, queue=131072, head="mlp", split_bn=8, start="imagenet"
+        dim=128,
+        momentum=0.999,
+        temperature=0.1,
+        queue=131072,
+        head="mlp",
+        split_bn=8,
+        start="imagenet",
+        order_epochs=200,
     ),
+    on_data={"kinetics400": Options(order_epochs=0)},
     finetuning=Options(dropout=0.5),
     finetune_photometric=Options(gray=0.2, jitter=_JITTER, p_jitter=0.8, blur=0.0, flip=0.5),
     finetune_crops=3,
@@ -44,17 +52,14 @@ PAPER = Profile(
 )
 
 # %% ../../../nbs/papers/mcl/2_recipe.ipynb #d969cb8f
-_RELEASED = dict(batch_size=32, warmup_epochs=5, **_SGD)
+_RELEASED = dict(batch_size=32, warmup_epochs=5, min_lr=1e-6, **_SGD)
 RELEASED = replace(
     PAPER,
     name="released",
     meant_for="GPUs: what the authors' released code does",
     pretrain=Schedule(epochs=200, lr=0.01, **_RELEASED),
     schedules={"kinetics400": Schedule(epochs=400, lr=0.02, **_RELEASED)},
-    method=PAPER.method
-    | dict(objective="seco", order_epochs=200, double=5, p_motion=0.7)
-    | dict(per_frame=True, released=True, guide_crop="lines"),
-    on_data={"kinetics400": Options(order_epochs=0)},
+    method=PAPER.method | dict(objective="seco", double=5, p_motion=0.7, per_frame=True, released=True),
 )
 
 # %% ../../../nbs/papers/mcl/2_recipe.ipynb #02381dcf
@@ -76,7 +81,8 @@ _TEXT = [
     (Source("paper", "Section 4.2: initialised by MoCo on ImageNet"), ["method.start"]),
     (Source("paper", "Sections 4.2 and 4.3, Table 1"), ["backbones.*"]),
     (Source("paper", "Section 4.2, linear protocol"), ["test_views", "probing.svm"]),
-    (Source("paper", "Section 4.2: short side 256, for the 4:3 of UCF101"), ["finetune_clips.test_resize"]),
+    (Source("paper", "Section 4.2: short side 256"), ["finetune_clips.test_resize"]),
+    (Source("paper", "Section 4.2: down to zero"), ["pretrain.min_lr", "schedules.*.min_lr"]),
 ]
 
 # %% ../../../nbs/papers/mcl/2_recipe.ipynb #5d7cf5e4
@@ -85,7 +91,9 @@ SOURCES = [
     (Source("ours", "plain SGD, without warm-up or accumulation"), ["*.warmup_epochs", "*.accumulate"]),
     (Source("ours", "plain SGD: all parameters decay alike"), ["*.decay_norm_bias", "*.nesterov"]),
     (Source("ours", "plain SGD: all layers learn alike"), ["*.layer_decay"]),
-    (Source("ours", "the text says nothing of an end above 0"), ["*.min_lr"]),
+    (Source("ours", "down to zero, as in pretraining"), ["finetune.min_lr", "*linear.min_lr"]),
+    (Source("released", "SeCo's order part: it grows over the training"), ["method.order_epochs"]),
+    (Source("released", "on Kinetics-400 SeCo has no order part"), ["on_data.kinetics400.order_epochs"]),
     (Source("ours", "moving clips"), ["*_clips.still", "*_clips.still_from"]),
     (Source("ours", "a video too short for a clip is looped"), ["*_clips.short"]),
     (Source("ours", "not used: crops are a random share of the frame"), ["*_clips.resize", "*_clips.scales"]),

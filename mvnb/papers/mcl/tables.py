@@ -19,7 +19,7 @@ def mcl(
     **more,  # other options of the method
 ) -> Options:
     "Options of a variant of MCL."
-    return Options(terms=terms, guide_time=ta, guide_crop=sa, **more)
+    return Options(terms=terms, guide_time="median" if ta else False, guide_crop=sa, **more)
 
 
 ALL = mcl(("S", "T", "ST"), ta=True, sa=True)
@@ -73,11 +73,14 @@ def _claims1():
         yield Claim("alignment in space and time helps", network, ("TA + SA + L_st",), ("TA + SA",))
         text = "alignment in space and time beats that in space or over time"
         yield Claim(text, network, ("TA + SA + L_st",), ("TA + SA + L_s", "TA + SA + L_t"))
-        yield Claim("all three alignments beat each", network, ("MCL",), ("TA + SA + L_st",))
+        each = ("TA + SA + L_t", "TA + SA + L_s", "TA + SA + L_st")
+        yield Claim("all three alignments beat each", network, ("MCL",), each)
         yield Claim("MCL beats the baseline", network, ("MCL",), ("baseline",))
     for network in ("R2D", "I2D"):
+        text = "clips where it moves (TA) hurt networks of single frames"
+        yield Claim(text, network, ("baseline",), ("TA",))
         text = (
-            "clips where it moves (TA) hurt networks of single frames, by less than 1 point (our threshold)"
+            "clips where it moves (TA) change networks of single frames by less than 1 point (our threshold)"
         )
         yield Claim(text, network, ("baseline",), ("TA",), within=1.0)
 
@@ -206,7 +209,7 @@ def _rows4():
         yield Row(f"MCL R(2+1)D {name}", f"MCL, R(2+1)D, {name}", "mcl", ALL, **about)
 
 
-_OTHERS_UCF = ("OPN", "VCOP", "CoCLR UCF101", "BE UCF101", "SeCo R-50 UCF101")
+_OTHERS_UCF = ("OPN", "VCOP", "CoCLR UCF101", "BE UCF101", "SeCo R-50 UCF101", "SeCo R(2+1)D UCF101")
 _OTHERS_K400 = ("3D-RotNet", "ST-Puzzle", "DPC", "MemDPC", "SpeedNet", "CoCLR K400", "BE K400", "CVRL")
 
 
@@ -257,9 +260,10 @@ def _columns5():
 def _claims5():
     for column in _columns5():
         ours = ("MCL R(2+1)D",)
+        by = "text" if column.metric == "R@1" else "table"
         both = ("CoCLR-RGB", "CoCLR-2Stream")
         yield Claim("MCL with S3D beats CoCLR, its two streams too", column.key, ("MCL S3D",), both)
-        yield Claim("MCL with R(2+1)D beats MCL with S3D", column.key, ours, ("MCL S3D",))
+        yield Claim("MCL with R(2+1)D beats MCL with S3D", column.key, ours, ("MCL S3D",), by=by)
         yield Claim("MCL beats its contrast without motion", column.key, ours, ("contrast",), by="ours")
 
 # %% ../../../nbs/papers/mcl/3_tables.ipynb #45cb5236
