@@ -507,16 +507,11 @@ def forward(
     mask: Tensor,  # bool [B,t,h,w], True = hidden; as many in every clip
     count: int | None = None,  # tokens hidden in each clip, see `split`
 ) -> Guess:
-    "Guesses the hidden pixels. Raises ValueError for clips or masks that do not fit, or hide none or all."
+    "Guesses the hidden pixels. Raises ValueError for clips or masks that do not fit."
     grid = self.backbone.grid(clip)
     if tuple(mask.shape) != (len(clip), *grid):
         raise ValueError(f"the clips have tokens {[len(clip), *grid]}, the mask is for {list(mask.shape)}")
     visible, hidden = split(mask, count)
-    if not visible.shape[1] or not hidden.shape[1]:
-        raise ValueError(
-            f"the mask hides {hidden.shape[1]} of {math.prod(grid)} tokens, where some must be and some not: "
-            "choose another ratio, or clips of more tokens"
-        )
     patches = patchify(clip, self.backbone.tubelet)
     prediction = self.decode(self.encode(patches, mask, visible), visible, hidden)
     with torch.no_grad():

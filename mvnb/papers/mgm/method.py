@@ -8,6 +8,7 @@ __all__ = ['METHODS', 'MASKS', 'MGM', 'mgm_mask', 'mgm_sparse_mask', 'smm_mask',
 
 # %% ../../../nbs/papers/mgm/1_method.ipynb #b50ea7dc
 import functools
+import math
 from collections.abc import Callable
 
 import torch
@@ -179,12 +180,18 @@ def inputs_of(self: MGM, batch: dict) -> tuple:  # clip float [B,C,T,H,W], mask 
     flipped = self.photometric.draw(self.seed, batch["epoch"], batch["index"], "q")["flip"]
     return augmented(clip, self.photometric, self.seed, batch, "q"), on_chosen(mask, flipped, flip)
 
-
+# %% ../../../nbs/papers/mgm/1_method.ipynb #f7c1c55d
 @patch
 def forward(self: MGM, batch: dict) -> dict:  # "loss"
-    "Mean squared error on the hidden tokens."
+    "Mean squared error on the hidden tokens. Raises ValueError for a ratio that hides none of them or all."
     clip, mask = self.inputs_of(batch)
-    return {"loss": self.mae(clip, mask, hidden_count(self.kind, mask.shape[1:], self.ratio)).loss}
+    count, tokens = hidden_count(self.kind, mask.shape[1:], self.ratio), math.prod(mask.shape[1:])
+    if not 0 < count < tokens:
+        raise ValueError(
+            f"ratio {self.ratio:g} hides {count} of {tokens} tokens, and some must be hidden and some seen: "
+            "choose another ratio, or clips of more tokens"
+        )
+    return {"loss": self.mae(clip, mask, count).loss}
 
 
 METHODS = {"mgm": MGM}
