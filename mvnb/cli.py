@@ -84,7 +84,7 @@ def _data_check(args) -> int:
         _say(f"\n{args.name}: {lost}", file=sys.stderr)
     return int(not report.ok)
 
-
+# %% ../nbs/use/45_cli.ipynb #d9ed583e
 def _data_make(args) -> int:
     "Makes the puppets."
     from mvnb import puppets, recipes
@@ -92,6 +92,8 @@ def _data_make(args) -> int:
     scale = args.scale
     if scale is None:
         scale = 1.0 if args.profile in recipes.PUBLISHED else recipes.profile(args.profile).scale
+    for name in args.names:
+        _refuse("there are no puppets", name, puppets.NAMES)
     for name in args.names or puppets.NAMES:
         _say(puppets.make(name, seed=args.seed, scale=scale))
     return 0
@@ -254,10 +256,24 @@ def _check_data(text: str):
     for name in filter(None, map(str.strip, text.lower().split(","))):
         _refuse("no data set", name, known)
 
-# %% ../nbs/use/45_cli.ipynb #019e3c09
+# %% ../nbs/use/45_cli.ipynb #88ab436f
+_LOWEST = dict(seed=0, limit=1, cores=1, nproc=1, threads=1, gpus=0)  # options that are whole numbers
+
+
+def _check_numbers(given: dict):
+    "Refuses a number below the lowest that an option has. Raises Refused."
+    for name, lowest in _LOWEST.items():
+        value = given.get(name)
+        if isinstance(value, int) and value < lowest:
+            raise Refused(f"--{name} {value}: use {lowest} or more")
+
+
 def _check_early(args):
     "Refuses what cannot be, before anything heavy is loaded. Raises Refused."
     given = vars(args)
+    _check_numbers(given)
+    if args.command.name == "table" and args.backbone and not args.encoder:
+        raise Refused("--backbone says which network an --encoder is: give that, too")
     if args.command.executes and not given.get("encoder") and not (settings.root() / "nbs").is_dir():
         raise Refused(
             f"`mvnb {args.command.name}` executes notebooks, and {settings.root()} has none: "
@@ -1155,6 +1171,12 @@ def _told() -> tuple:  # classes of errors
     return tuple(getattr(module, known[room]) for room, module in opened.items() if module)
 
 
+def _after_a_stop(command: Command) -> str:  # "" where nothing is kept
+    "What to do after a stop."
+    keeps = command.executes or command.name in ("run", "batch") or str(command.epilog).startswith(_GOES_ON)
+    return "; the same command goes on from what is stored" if keeps else ""
+
+
 def _reader_has_left() -> bool:
     "Whether whoever read what is printed has gone, as after `| head`; nothing more is printed then."
     try:
@@ -1187,5 +1209,5 @@ def main(
     except KeyboardInterrupt:
         logging.getLogger("asyncio").disabled = True  # it would tell of the notebook's cell
         with contextlib.suppress(OSError):  # the terminal may be closed
-            _say("\nmvnb: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+            _say(f"\nmvnb: stopped{_after_a_stop(args.command)}", file=sys.stderr)
         return 130

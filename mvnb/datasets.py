@@ -18,6 +18,7 @@ import math
 import os
 import posixpath
 import re
+import signal
 import warnings
 from array import array
 from collections import Counter
@@ -1081,7 +1082,8 @@ def puppets(
     return Index(name, split, base, paths, labels, factory.CLASSES[name], content)
 
 # %% ../nbs/clips/03_datasets.ipynb #aee13372
-_PUPPETS = ("train", "test-biased", "test-unbiased", "probe", "dev-biased", "dev-unbiased")
+_FILED = ("train", "test-biased", "test-unbiased")
+_PUPPETS = (*_FILED, "probe", "dev-biased", "dev-unbiased")  # the others are drawn when needed
 SPLITS = {
     "ucf101": ("train", "test"),
     "hmdb51": ("train", "test"),
@@ -1334,11 +1336,18 @@ def _probe_many(root: Path, paths: list[str]) -> list[_Probed]:
     return [_probe(root / path) for path in paths]
 
 
+def _begin(parent: int):
+    "What a reading process does first: it leaves signals to its parent, and ends with it."
+    for name in ("SIGINT", "SIGTERM"):
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    settings.end_with(parent)
+
+
 def _pool(workers: int) -> ProcessPoolExecutor:
     "Processes that end with this one."
-    return ProcessPoolExecutor(workers, initializer=settings.end_with, initargs=(os.getpid(),))
+    return ProcessPoolExecutor(workers, initializer=_begin, initargs=(os.getpid(),))
 
-
+# %% ../nbs/clips/03_datasets.ipynb #2e0c9ffb
 def _probe_alone(path: Path) -> _Probed:
     "Read one file in a process of its own."
     with _pool(1) as pool:
@@ -1363,6 +1372,9 @@ def _probe_pool(
                     del flying[done]
         except BrokenProcessPool:
             pass
+        except BaseException:  # stopped: what has not begun is not begun
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 # %% ../nbs/clips/03_datasets.ipynb #c3a135b6
 def _probe_all(
@@ -1390,7 +1402,8 @@ def _all_splits(name: str, split: str | None, fold: int, where: dict) -> tuple[l
     _known(name, split or SPLITS.get(name, ("",))[0], fold)
     indices = []
     faults = {}
-    for part in [split] if split else SPLITS[name]:
+    usual = _FILED if name.startswith("puppets") else SPLITS[name]
+    for part in [split] if split else usual:
         try:
             indices.append(load(name, part, fold, **where))
         except DatasetError as e:

@@ -333,6 +333,8 @@ def _seed_numbers(value) -> list:
         parts = value.strip().strip("[]()").split(",")
         several = len(parts) > 1 or "[" in value
         value = [int(part) for part in parts if part.strip()] if several else int(value)
+    if isinstance(value, int) and value > 10_000:
+        raise ValueError("too many seeds")
     return list(range(value)) if isinstance(value, int) else list(value)
 
 
@@ -405,6 +407,7 @@ def videos_of(
     d: Definition,
     profile: str,  # smoke, demo or paper
     data: str | None,  # as asked, see above
+    starts: bool = True,  # whether rows are pretrained; False: an encoder from outside is tested alone
 ) -> Videos:
     "The data sets of a table's rows and columns. Raises ValueError."
     text = (data or "").strip().lower()
@@ -419,7 +422,7 @@ def videos_of(
     why = f'left out of the {profile} profile\'s part of this table; data="puppets" runs the whole of it'
     why_not = dict.fromkeys(left, why)
     if text not in ("", "puppets") or profile in recipes.PUBLISHED:
-        return _real_videos(d, profile, text, rows, columns, why_not)
+        return _real_videos(d, profile, text, rows, columns, why_not, starts)
     pretrain = {row.key: d.origin(row).stand_in for row in rows}
     tested = {column.key: column.stand_in if column in columns else None for column in d.columns}
     return Videos(pretrain, tested, why_not)
@@ -435,6 +438,8 @@ def _asked(d: Definition, text: str) -> list:
     "Real data sets that a parameter names. Raises ValueError for one that is no column of the table."
     known = list(dict.fromkeys(column.data for column in d.columns))
     names = [name.strip().lower() for name in text.split(",") if name.strip()]
+    if "puppets" in names:
+        raise ValueError('data "puppets" stands alone: name either puppets or real data sets')
     for name in names:
         if name not in known:
             hint = nearest(name, [*known, "puppets"])
@@ -472,12 +477,14 @@ def _left_by(troubles: dict, rows: list, columns: list) -> tuple:  # rows and co
     return lost, empty
 
 # %% ../nbs/results/32_tables.ipynb #f50e3044
-def _real_videos(d: Definition, profile: str, text: str, rows: list, columns: list, why: dict) -> Videos:
+def _real_videos(
+    d: Definition, profile: str, text: str, rows: list, columns: list, why: dict, starts: bool
+) -> Videos:
     "The same on real data."
     named = text not in ("", "real")
     names = _asked(d, text) if named else [column.data for column in columns]
     trouble = {name: data_trouble(name) for name in names}
-    troubles = {row.key: _row_troubles(d, row, profile, columns) for row in rows}
+    troubles = {row.key: _row_troubles(d, row, profile, columns) if starts else {} for row in rows}
     lost, empty = _left_by(troubles, rows, columns)
     blocked = ""
     if len(lost) == len(rows):
@@ -955,7 +962,7 @@ def plan(
     "The runs that a table needs. Raises ValueError for a profile, seeds, data or encoder that there are not."
     d, seeds = self.definition, seeds_of(seeds)
     recipes.profile(profile, d.paper)  # says which there are
-    videos = videos_of(d, profile, data)
+    videos = videos_of(d, profile, data, encoder is None)
     made = Plan(d, profile, seeds, data or "", videos, _cells(d, profile, videos, seeds), device)
     return made if encoder is None else beside(made, encoder_of(encoder, backbone))
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings as hsettings, strategies as st
 
-from mvnb import datasets
+from mvnb import datasets, puppets
 from mvnb.datasets import DatasetError, Index, Paths, load
 
 NASTY = [
@@ -863,6 +863,12 @@ def test_a_file_that_crashes_the_decoder_is_named_and_the_rest_is_counted(tmp_pa
         "a/041.mp4": "the decoder crashed on it",
     }
     assert report.codecs["h264"].files == 60
+
+
+def test_of_puppets_the_splits_that_are_files_are_checked(monkeypatch):
+    monkeypatch.setattr(datasets, "load", lambda name, part, fold, **where: part)
+    found, notes = datasets._all_splits("puppets-u", None, 1, {})
+    assert tuple(found) == puppets.FILED and not notes
 
 
 def test_check_by_name_takes_every_split_that_loads_and_says_which_does_not(tmp_path, fake_probe):

@@ -46,6 +46,10 @@ def called(*words, folder=ROOT, **environment):
         ("demo -p sedes=3", "unknown parameter 'sedes'; did you mean 'seeds'?"),
         ("table fame 3 --data hmdb15", "no data set 'hmdb15'; did you mean 'hmdb51'?"),
         ("data check ucf", "no data set 'ucf'; did you mean 'ucf101'?"),
+        ("table fame 1 --backbone r3d_18", "--backbone says which network an --encoder is"),
+        ("pretrain mac nowhere --seed -1", "--seed -1: use 0 or more"),
+        ("batch fame --cores 0", "--cores 0: use 1 or more"),
+        ("data check ucf101 --limit -3", "--limit -3: use 1 or more"),
     ],
 )
 def test_wrong_names_are_refused_before_pytorch_is_loaded(words, said):

@@ -104,9 +104,18 @@ def test_without_an_encoder_nothing_changes(here):
 
 def test_an_encoder_needs_no_data_to_pretrain_on(here, own):
     plan = tables.table("fame", 1).plan("paper", encoder=own)
-    assert plan.videos.blocked and not plan.cells
+    assert plan.videos.blocked.startswith("the tests need ucf101") and not plan.cells
     with pytest.raises(ValueError):
         tables.compute(plan)
+
+
+@pytest.mark.parametrize("asked", [dict(profile="paper"), dict(profile="smoke", data="ucf101")])
+def test_an_encoder_is_tested_where_only_a_test_set_is(here, own, shared_data, monkeypatch, asked):
+    monkeypatch.setenv("MVNB_DATA_UCF101", str(shared_data / "mini"))
+    monkeypatch.setenv("MVNB_DATA_UCF101_ANNOTATIONS", str(shared_data / "annotations" / "mini"))
+    plan = tables.table("fame", 2).plan(**asked, encoder=own, device="cpu")
+    assert not plan.videos.blocked and plan.cells
+    assert {recipe.data.name for recipe in plan.cells.values()} == {"ucf101"}
 
 
 def test_stored_rows_stand_beside_it(here, own):

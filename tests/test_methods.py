@@ -205,6 +205,7 @@ def test_bf16_autocast_gives_a_finite_float32_loss():
         ("be", {"lambda_max": 2}, "lambda_max"),
         ("moco", {"temperature": 0}, "temperature"),
         ("moco", {"momentum": 2}, "momentum"),
+        ("moco", {"dim": 0}, "dim=0"),
         ("moco", {"bets": 1}, "bets"),
     ],
 )

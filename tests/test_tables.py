@@ -158,10 +158,15 @@ def test_seeds(value, seeds):
     assert seeds_of(value) == seeds
 
 
-@pytest.mark.parametrize("value", [0, -1, "x", "", True, 1.5, None, [], [1, 1], [-1], "1,x", [True]])
+@pytest.mark.parametrize("value", [0, -1, "x", "", True, 1.5, None, [], [1, 1], [-1], "1,x", [True], 10**20])
 def test_seeds_that_mean_nothing(value):
     with pytest.raises(ValueError, match="seeds is"):
         seeds_of(value)
+
+
+def test_puppets_beside_real_data_are_refused(here):
+    with pytest.raises(ValueError, match='"puppets" stands alone'):
+        tables.table("fame", 3).plan("demo", data="ucf101,puppets")
 
 
 def test_a_plan_shares_pretrainings(here):

@@ -115,7 +115,7 @@ class Contrast(nn.Module):
         split_bn: int = 0,  # with one process: keys are normalised in groups of so many; 0: together
     ):
         super().__init__()
-        _check(momentum, temperature, queue, split_bn)
+        _check(dim, momentum, temperature, queue, split_bn)
         self.momentum = momentum
         self.temperature = temperature
         self.split_bn = split_bn
@@ -127,8 +127,8 @@ class Contrast(nn.Module):
         self.__dict__["query"] = backbone  # past nn.Module: the method owns it
         self._told = False  # whether the training loop calls start_step
 
-
-def _check(momentum: float, temperature: float, queue: int, split_bn: int):
+# %% ../../nbs/learn/24_contrast.ipynb #a59fbdc8
+def _check(dim: int, momentum: float, temperature: float, queue: int, split_bn: int):
     "Raises ValueError for a number that is out of its range."
     if not 0 <= momentum <= 1:
         raise ValueError(f"momentum is in [0, 1], got {momentum}")
@@ -136,6 +136,8 @@ def _check(momentum: float, temperature: float, queue: int, split_bn: int):
         raise ValueError(f"temperature must be above 0, got {temperature}")
     if queue < 1:
         raise ValueError(f"the queue holds at least one key, got queue={queue}")
+    if dim < 1:
+        raise ValueError(f"an embedding holds at least one number, got dim={dim}")
     if split_bn < 0 or split_bn == 1:
         raise ValueError(f"split_bn is 0, or 2 clips or more, got {split_bn}")
 
