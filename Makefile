@@ -30,7 +30,7 @@ test: $(MORE)  ## the notebooks' lessons, then pytest (which also checks that no
 	@OMP_NUM_THREADS=1 $(BIN)/nbdev-test --n-workers 2 --do-print --skip-folder-re '^(tables|figures|explore|[_.].*)$$'
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
-tables: $(MORE)  ## all tables: their runs, then their notebooks; PROFILE=smoke|demo|paper ONLY='fame*' CORES=n SEEDS=n DATA=name ON=slurm|kubernetes PUBLISH=1
+tables: $(MORE)  ## all tables: their runs, then their notebooks; PROFILE=smoke|demo|paper|released ONLY='fame*' CORES=n SEEDS=n DATA=name ON=slurm|kubernetes PUBLISH=1
 	@$(BIN)/mvnb batch --profile '$(or $(PROFILE),demo)' $(if $(ONLY),--only '$(ONLY)') $(if $(CORES),--cores '$(CORES)') $(if $(SEEDS),--seeds '$(SEEDS)') $(if $(DATA),--data '$(DATA)') $(if $(ON),--on '$(ON)') $(if $(PUBLISH),--publish)
 
 lab: $(READY)  ## JupyterLab on the notebooks

@@ -121,7 +121,7 @@ def _add(graph: Graph, kind: str, definition, plan):
 
 
 def gather(
-    profile: str = "demo",  # smoke, demo or paper
+    profile: str = "demo",  # smoke, demo, paper or released
     only: str | None = None,  # pattern over notebook names
     paper: str | None = None,  # one paper
     number: str | int | None = None,  # one of its tables

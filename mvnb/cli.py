@@ -832,7 +832,7 @@ _CLIP = (
     arg("--stride", type=int, help="step between these frames"),
 )
 _FOLDER = arg("path", metavar="PATH", help="folder of videos, in sub-folders or not")
-_PROFILES = "smoke (seconds), demo (minutes) or paper (as published)"
+_PROFILES = "smoke (seconds), demo (minutes), paper (as published) or released (as the authors' code)"
 
 
 def _repeated(help: str) -> tuple:  # -p NAME=VALUE

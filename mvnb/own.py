@@ -149,7 +149,7 @@ class Wish:
     "What was asked for; None leaves it to the profile. Raises OwnError for a count below 1."
 
     method: str  # a name of `mvnb.methods.names()`
-    profile: str = "demo"  # smoke, demo or paper
+    profile: str = "demo"  # smoke, demo, paper or released
     backbone: str | None = None  # a family (r2plus1d, r3d, i3d, vit) or a name of `mvnb.models.build`
     epochs: int | None = None  # passes over the folder
     steps: int | None = None  # optimizer steps, instead of epochs
@@ -366,7 +366,7 @@ def _with_classes(wish: Wish, index: Index) -> Wish:
 def plan(
     method: str,  # a name of `mvnb.methods.names()`
     path: str | Path,  # folder of videos
-    profile: str = "demo",  # smoke, demo or paper
+    profile: str = "demo",  # smoke, demo, paper or released
     *,
     out: str | Path | None = None,  # folder of the result; None: below outputs/own
     weights: str | Path | None = None,  # to start from, see `mvnb.models.load_weights`
@@ -825,7 +825,7 @@ def _checked_plan(
 def pretrain(
     method: str,  # a name of `mvnb.methods.names()`, such as "moco"
     path: str | Path,  # folder of videos
-    profile: str = "demo",  # smoke, demo or paper
+    profile: str = "demo",  # smoke, demo, paper or released
     *,
     out: str | Path | None = None,  # folder of the result; None: below outputs/own
     weights: str | Path | None = None,  # to start from

@@ -185,7 +185,7 @@ class Recipe:
     test_views: int = 10  # clips per video at test, all crops counted
     parent: "Recipe | None" = None  # the run whose backbone is taken over
     seed: int = 0  # of weights, order and every draw
-    profile: str = "paper"  # smoke, demo or paper
+    profile: str = "paper"  # smoke, demo, paper or released
     format: int = FORMAT
 
     def __post_init__(self):
