@@ -1177,6 +1177,22 @@ def _after_a_stop(command: Command) -> str:  # "" where nothing is kept
     return "; the same command goes on from what is stored" if keeps else ""
 
 
+def _stopped(command: Command) -> int:  # exit code
+    "Says that a command was stopped; what else ends with it is not told."
+    sys.unraisablehook = lambda *_: None  # of loaders whose workers got the same signal
+    logging.getLogger("asyncio").disabled = True  # it would tell of the notebook's cell
+    with contextlib.suppress(OSError):  # the terminal may be closed
+        _say(f"\nmvnb: stopped{_after_a_stop(command)}", file=sys.stderr)
+    return 130
+
+
+def _while_stopping(error: BaseException | None) -> bool:
+    "Whether an error came up while a stop was on its way out."
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
+
+# %% ../nbs/use/45_cli.ipynb #1306c63a
 def _reader_has_left() -> bool:
     "Whether whoever read what is printed has gone, as after `| head`; nothing more is printed then."
     try:
@@ -1199,15 +1215,16 @@ def main(
             code = args.run(args)
             sys.stdout.flush()
             return code
-    except (Refused, ValueError, OSError, ImportError, *_told()) as e:
+    except KeyboardInterrupt:
+        return _stopped(args.command)
+    except Exception as e:
+        if _while_stopping(e):
+            return _stopped(args.command)
+        if not isinstance(e, (Refused, ValueError, OSError, ImportError, *_told())):
+            raise
         if isinstance(e, BrokenPipeError) and _reader_has_left():
             return 1
         if os.environ.get("MVNB_DEBUG"):
             raise
         _say(f"mvnb: {e}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        logging.getLogger("asyncio").disabled = True  # it would tell of the notebook's cell
-        with contextlib.suppress(OSError):  # the terminal may be closed
-            _say(f"\nmvnb: stopped{_after_a_stop(args.command)}", file=sys.stderr)
-        return 130

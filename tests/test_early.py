@@ -1,5 +1,6 @@
 """What the command line answers at once: without PyTorch, and from a wheel without the repository."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -182,3 +183,25 @@ def test_a_broken_pipe_elsewhere_is_told(monkeypatch, capsys):
 
     monkeypatch.setattr(records, "stored", broken)
     assert cli.main(["runs", "list"]) == 1 and "a loader has gone" in capsys.readouterr().err
+
+
+def test_an_error_on_the_way_out_of_a_stop_is_the_stop(monkeypatch, capsys):
+    "A loader's worker got the same signal, and says so while its parent cleans up."
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+
+    def stopped(args):
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Terminated.")
+
+    broken = lambda args: 1 / 0
+    for run, code in ((stopped, 130), (broken, None)):
+        command = next(command for command in cli.COMMANDS if command.name == "probe")
+        monkeypatch.setattr(cli, "COMMANDS", (dataclasses.replace(command, run=run),))
+        if code is None:
+            with pytest.raises(ZeroDivisionError):
+                cli.main(["probe", "x.avi"])
+        else:
+            assert cli.main(["probe", "x.avi"]) == code
+            assert capsys.readouterr().err.strip() == "mvnb: stopped"
