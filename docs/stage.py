@@ -159,10 +159,7 @@ class Site:
         if re.match(r"[a-z][a-z0-9+.-]*:|#", target, re.I):
             return target
         path, _, anchor = target.partition("#")
-        # an executed page has the links of its notebook, which stands in a folder of nbs
-        executed = source.startswith("outputs/")
-        folder = "nbs" / PurePosixPath(page).parent if executed else PurePosixPath(source).parent
-        path = os.path.normpath(str(folder / PurePosixPath(path)))
+        path = os.path.normpath(str(PurePosixPath(source).parent / PurePosixPath(path)))
         if path in self.pages:
             there = self.pages[path]
         elif (self.root / path).is_file():

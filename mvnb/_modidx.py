@@ -251,6 +251,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                           'mvnb.cli._given': ('use/cli.html#_given', 'mvnb/cli.py'),
                           'mvnb.cli._joined': ('use/cli.html#_joined', 'mvnb/cli.py'),
                           'mvnb.cli._kind': ('use/cli.html#_kind', 'mvnb/cli.py'),
+                          'mvnb.cli._links_from': ('use/cli.html#_links_from', 'mvnb/cli.py'),
                           'mvnb.cli._methods_here': ('use/cli.html#_methods_here', 'mvnb/cli.py'),
                           'mvnb.cli._motion_build': ('use/cli.html#_motion_build', 'mvnb/cli.py'),
                           'mvnb.cli._numbers_beside': ('use/cli.html#_numbers_beside', 'mvnb/cli.py'),

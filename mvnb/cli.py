@@ -411,6 +411,20 @@ def _clean(notebook):
     return notebook
 
 # %% ../nbs/use/45_cli.ipynb #e884b8fe
+def _links_from(folder: Path, notebook, here: Path):
+    "Turns a notebook's links to files, which start in `folder`, to those that start in `here`."
+
+    def turned(found):
+        path = folder / found[2]
+        beside = path.parent == folder and (here / path.name).is_file()  # another executed page
+        return found[0] if beside else found[1] + os.path.relpath(path, here).replace(os.sep, "/")
+
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = re.sub(r"(\]\()(?![a-z]+:|[#/])([^)\s#]+)", turned, cell.source)
+    return notebook
+
+
 def _papermill(source: Path, out: Path, parameters: dict):
     import papermill
 
@@ -443,7 +457,8 @@ def _execute(source: Path, target: Path, parameters: dict):
                 "the notebook's process was ended from outside, by a kill or for want of memory; "
                 "the same command goes on from the last checkpoint"
             ) from None
-        nbformat.write(_clean(nbformat.read(part, 4)), part)
+        page = _links_from(source.parent, _clean(nbformat.read(part, 4)), target.parent)
+        nbformat.write(page, part)
     failed.unlink(missing_ok=True)
 
 # %% ../nbs/use/45_cli.ipynb #134e7bcd

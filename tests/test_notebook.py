@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -256,6 +257,28 @@ def test_a_notebook_that_fails_is_told_in_one_sentence_and_kept(place, tmp_path,
     with pytest.raises(cli.Refused, match="ValueError: the lamp is out"):
         cli._execute(tmp_path / "bad.ipynb", tmp_path / "out" / "bad.ipynb", {"x": 2})
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["bad.failed.ipynb"]
+
+
+def test_links_of_an_executed_page_lead_where_those_of_its_notebook_do(tmp_path):
+    folder, out = tmp_path / "nbs" / "tables", tmp_path / "outputs" / "demo"
+    (tmp_path / "nbs" / "results").mkdir(parents=True)
+    (tmp_path / "nbs" / "results" / "claims.ipynb").write_text("{}")
+    links = "[a](../results/claims.ipynb#x) [b](other.ipynb) [c](beside.ipynb) [d](https://e.org/f) [g](#h)"
+    book = nbformat.v4.new_notebook()
+    book.cells = [nbformat.v4.new_markdown_cell(links), nbformat.v4.new_code_cell("x = 'f](b.ipynb)'")]
+    out.mkdir(parents=True)
+    (out / "beside.ipynb").write_text("{}")
+    text, code = [cell.source for cell in cli._links_from(folder, book, out).cells]
+    found = re.findall(r"\]\(([^)]+)\)", text)
+    assert found == [
+        "../../nbs/results/claims.ipynb#x",
+        "../../nbs/tables/other.ipynb",
+        "beside.ipynb",
+        "https://e.org/f",
+        "#h",
+    ]
+    assert (out / found[0].partition("#")[0]).resolve() == tmp_path / "nbs" / "results" / "claims.ipynb"
+    assert code == "x = 'f](b.ipynb)'"
 
 
 def test_a_kernel_that_dies_is_told_in_one_sentence(tmp_path):
