@@ -293,6 +293,8 @@ def _check_early(args):
             _refuse(f"-p {text}: unknown parameter", _split(text)[0], settings.PARAMETERS)
     if given.get("data"):
         _check_data(args.data)
+    if given.get("jobs") is not None:
+        settings.jobs("cpu", args.jobs)
 
 # %% ../nbs/use/45_cli.ipynb #99dc8962
 def _accuracies(metrics: dict) -> str:  # such as "biased 31.2, unbiased 24.0"

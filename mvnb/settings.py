@@ -79,15 +79,31 @@ def _parsed(
     return parser
 
 # %% ../nbs/clips/00_settings.ipynb #7989181b
-def _files() -> Iterator[configparser.ConfigParser]:
+def _files() -> Iterator[tuple]:  # (name, configparser.ConfigParser)
     "The settings files of this machine, the one that wins first."
     folder = root()
     for name in FILES:
         path = folder / name
         if path.is_file():
-            yield _parsed(str(path), path.stat().st_mtime_ns)
+            yield name, _parsed(str(path), path.stat().st_mtime_ns)
 
 # %% ../nbs/clips/00_settings.ipynb #fbed5d0b
+def _found(section: str, key: str) -> tuple:  # (value, where it stands), ("", "") where it is not set
+    variable = f"MVNB_{section}_{key}".upper().replace("-", "_")
+    if value := os.environ.get(variable):
+        return value, variable
+    for name, parser in _files():
+        if value := parser.get(section, key, fallback="").strip():
+            return value, f"{key} in [{section}] of {name}"
+    return "", ""
+
+
+def _wrong(section: str, key: str, override: object, use: str) -> ValueError:
+    "The refusal of a setting: where it stands, what it is, and what to use."
+    value, place = _found(section, key) if override in (None, "") else (str(override), key)
+    return ValueError(f"{place} is {value!r}: use {use}")
+
+
 def get(
     section: str,  # section of the ini files, such as "data" or "run"
     key: str,  # key inside that section
@@ -97,13 +113,7 @@ def get(
     "A setting from the first that has it: override, environment, settings.local.ini, settings.ini, default."
     if override not in (None, ""):
         return str(override)
-    variable = f"MVNB_{section}_{key}".upper().replace("-", "_")
-    if value := os.environ.get(variable):
-        return value
-    for parser in _files():
-        if value := parser.get(section, key, fallback="").strip():
-            return value
-    return default
+    return _found(section, key)[0] or default
 
 # %% ../nbs/clips/00_settings.ipynb #a40fae12
 def folder(
@@ -143,7 +153,7 @@ def device(
     name = get("run", "device", "auto", override)
     kind = name.partition(":")[0] if name.startswith("cuda") else name
     if kind not in ("auto", "cpu", "cuda", "mps"):
-        raise ValueError(f"device {name!r} in [run] device is not known: use auto, cpu, cuda or mps")
+        raise _wrong("run", "device", override, "auto, cpu, cuda or mps")
     if name == "cpu":
         return name
     import torch  # only here: importing the settings stays quick
@@ -152,9 +162,7 @@ def device(
         return "cuda" if torch.cuda.is_available() else "cpu"
     there = torch.cuda.is_available() if kind == "cuda" else torch.backends.mps.is_available()
     if not there:
-        raise ValueError(
-            f"device {name!r} was asked for in [run] device, but torch finds no such GPU: use auto or cpu"
-        )
+        raise _wrong("run", "device", override, "auto or cpu, since torch finds no such GPU")
     return name
 
 # %% ../nbs/clips/00_settings.ipynb #905a1642
@@ -166,7 +174,7 @@ def workers(
     if value == "auto":
         return 0 if cores() == 1 else min(8, cores())
     if not value.isdigit():
-        raise ValueError(f"[run] workers is {value!r}: use auto or a whole number, 0 or more")
+        raise _wrong("run", "workers", override, "auto or a whole number, 0 or more")
     return int(value)
 
 
@@ -191,7 +199,7 @@ def threads() -> int:
     "Threads of every run on a CPU, from [run]. Raises ValueError for anything but a whole number above 0."
     value = get("run", "threads", "1")
     if not value.isdigit() or int(value) < 1:
-        raise ValueError(f"[run] threads is {value!r}: use a whole number, 1 or more")
+        raise _wrong("run", "threads", None, "a whole number, 1 or more")
     return int(value)
 
 
@@ -203,7 +211,7 @@ def jobs(
     "Runs that are computed at once; `auto`: as many as the cores allow, 1 on a GPU. Raises ValueError."
     value = get("run", "jobs", "auto", override)
     if value != "auto" and not (value.isdigit() and int(value)):
-        raise ValueError(f"[run] jobs is {value!r}: use auto or a whole number, 1 or more")
+        raise _wrong("run", "jobs", override, "auto or a whole number, 1 or more")
     if "RANK" in os.environ:  # torchrun: its processes share every run
         return 1
     if value != "auto":
@@ -222,7 +230,7 @@ def publish() -> bool:
     "Whether pages replace the committed ones, from [run]. Raises ValueError unless it is yes or no."
     value = get("run", "publish", "no").lower()
     if value not in ("yes", "no"):
-        raise ValueError(f"[run] publish is {value!r}: use yes or no")
+        raise _wrong("run", "publish", None, "yes or no")
     return value == "yes"
 
 

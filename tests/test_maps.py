@@ -757,7 +757,7 @@ def test_the_command_on_a_folder_and_its_errors(broken, cache, capsys):
         ([str(broken.root), "--how", "flow"], "use one of tvl1, dis, raft, vectors"),
         ([str(broken.root), "--side", "3"], "16 pixels or more"),
         ([str(broken.root), "--limit", "0"], "use 1 or more"),
-        ([str(broken.root), "--jobs", "none"], "[run] jobs"),
+        ([str(broken.root), "--jobs", "none"], "jobs is 'none': use auto or a whole number"),
     ):
         assert cli.main(["motion", "build", *wrong]) == 1
         said = capsys.readouterr().err

@@ -57,6 +57,18 @@ def test_wrong_workers_are_refused(home):
         settings.workers("-1")
 
 
+def test_a_refusal_says_where_a_setting_stands(home, monkeypatch):
+    monkeypatch.delenv("MVNB_RUN_WORKERS", raising=False)
+    (home / "settings.local.ini").write_text("[run]\nworkers = many\n")
+    with pytest.raises(ValueError, match=r"^workers in \[run\] of settings.local.ini is 'many': use auto or"):
+        settings.workers()
+    with pytest.raises(ValueError, match="^workers is 'some': use auto or"):
+        settings.workers("some")
+    monkeypatch.setenv("MVNB_RUN_WORKERS", "few")
+    with pytest.raises(ValueError, match="^MVNB_RUN_WORKERS is 'few': use auto or"):
+        settings.workers()
+
+
 def test_threads_and_jobs(home, monkeypatch):
     for name in ("MVNB_RUN_THREADS", "MVNB_RUN_JOBS", "RANK"):
         monkeypatch.delenv(name, raising=False)
@@ -74,7 +86,7 @@ def test_threads_and_jobs(home, monkeypatch):
     assert settings.jobs() == 1
     for key in ("threads", "jobs"):
         monkeypatch.setenv(f"MVNB_RUN_{key.upper()}", "0")
-        with pytest.raises(ValueError, match=rf"\[run\] {key} is '0'"):
+        with pytest.raises(ValueError, match=f"^MVNB_RUN_{key.upper()} is '0': use "):
             getattr(settings, key)()
 
 
@@ -126,5 +138,5 @@ def test_apples_gpu_where_torch_has_it(home, monkeypatch, there):
     if there:
         assert settings.device("mps") == "mps" and settings.jobs("mps") == 1
         return
-    with pytest.raises(ValueError, match="'mps' was asked for .* no such GPU"):
+    with pytest.raises(ValueError, match="device is 'mps': use auto or cpu, since torch finds no such GPU"):
         settings.device("mps")
