@@ -390,6 +390,7 @@ def test_names_costs_and_words():
     [
         (dict(objective="moco"), "choose one of nce, seco"),
         (dict(variant="v4"), "choose one of v1, v2, v3"),
+        (dict(maps="flow"), "choose one of tvl1, dis, raft, vectors"),
         (dict(terms=("S", "S")), "each once, or none"),
         (dict(terms=("X",)), "use some of S, T, ST"),
         (dict(p_motion=1.5), "p_motion is a probability"),

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ...augment import Photometric, flip, on_chosen
 from ...flow import RaftWeights, flow
 from ...losses import TERMS, motion_alignment, similarity_gradient
-from ...maps import BORDER, CELL, LIMIT, moving_box
+from ...maps import BORDER, CELL, LIMIT, SOURCES, moving_box
 from ...masks import keep_top
 from ...methods import augmented, batch_rng, photometric_of, views_of
 from ...methods.contrast import Contrast, encoder_and_contrast, mean_of
@@ -87,7 +87,7 @@ class MCL(nn.Module):
     ):
         super().__init__()
         known = dict(objective=(objective, OBJECTIVES), variant=(variant, VARIANTS), start=(start, STARTS))
-        known |= dict(guide_time=(guide_time, TIMES), guide_crop=(guide_crop, CROPS))
+        known |= dict(guide_time=(guide_time, TIMES), guide_crop=(guide_crop, CROPS), maps=(maps, SOURCES))
         self.terms = _checked(terms, p_motion, **known)
         self.objective = objective
         self.alignment = dict(version=VARIANTS[variant], per_frame=per_frame, released=released)
