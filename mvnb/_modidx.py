@@ -249,6 +249,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                           'mvnb.cli._for_plan': ('use/cli.html#_for_plan', 'mvnb/cli.py'),
                           'mvnb.cli._forgiving': ('use/cli.html#_forgiving', 'mvnb/cli.py'),
                           'mvnb.cli._given': ('use/cli.html#_given', 'mvnb/cli.py'),
+                          'mvnb.cli._in_words': ('use/cli.html#_in_words', 'mvnb/cli.py'),
                           'mvnb.cli._joined': ('use/cli.html#_joined', 'mvnb/cli.py'),
                           'mvnb.cli._kind': ('use/cli.html#_kind', 'mvnb/cli.py'),
                           'mvnb.cli._links_from': ('use/cli.html#_links_from', 'mvnb/cli.py'),

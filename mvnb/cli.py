@@ -1188,6 +1188,19 @@ def _told() -> tuple:  # classes of errors
     return tuple(getattr(module, known[room]) for room, module in opened.items() if module)
 
 
+_SHORT = ("can't allocate memory", "out of memory", "Insufficient memory")  # PyTorch, CUDA, OpenCV
+
+
+def _in_words(error: Exception) -> str:  # "" for an error that no user can do anything about
+    "What a user is told of an error."
+    if isinstance(error, (Refused, ValueError, OSError, ImportError, *_told())):
+        return str(error)
+    if isinstance(error, MemoryError) or any(words in str(error) for words in _SHORT):
+        last = (str(error).strip().splitlines() or ["MemoryError"])[-1]
+        return f"not enough memory: take smaller batches, or smaller or fewer frames ({last})"
+    return ""
+
+# %% ../nbs/use/45_cli.ipynb #011c2647
 def _after_a_stop(command: Command) -> str:  # "" where nothing is kept
     "What to do after a stop."
     keeps = command.executes or command.name in ("run", "batch") or str(command.epilog).startswith(_GOES_ON)
@@ -1237,11 +1250,10 @@ def main(
     except Exception as e:
         if _while_stopping(e):
             return _stopped(args.command)
-        if not isinstance(e, (Refused, ValueError, OSError, ImportError, *_told())):
-            raise
         if isinstance(e, BrokenPipeError) and _reader_has_left():
             return 1
-        if os.environ.get("MVNB_DEBUG"):
+        words = _in_words(e)
+        if not words or os.environ.get("MVNB_DEBUG"):
             raise
-        _say(f"mvnb: {e}", file=sys.stderr)
+        _say(f"mvnb: {words}", file=sys.stderr)
         return 1

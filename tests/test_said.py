@@ -3,6 +3,8 @@
 import dataclasses
 import json
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -70,6 +72,27 @@ def test_a_file_that_is_no_recipe_is_named(capsys, tmp_path, content):
 
 def test_a_file_that_is_not_there_is_named(capsys, tmp_path):
     assert "b.json is not there" in said(capsys, "run", str(tmp_path / "b.json"))
+
+
+@pytest.mark.parametrize(
+    "grab",
+    [
+        lambda: torch.empty(2**60, dtype=torch.uint8),
+        lambda: np.empty(2**60, np.uint8),
+        lambda: bytearray(2**60),
+        lambda: cv2.resize(np.zeros((1, 1), np.uint8), (30_000, 2_000_000_000)),
+    ],
+    ids=["torch", "numpy", "python", "opencv"],
+)
+def test_too_little_memory_is_told_in_one_line(capsys, monkeypatch, grab):
+    monkeypatch.setattr(records, "stored", grab)
+    assert "not enough memory: take smaller batches" in said(capsys, "runs", "list")
+
+
+def test_what_nobody_expected_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr(records, "stored", lambda: torch.zeros(2) @ torch.zeros(3))
+    with pytest.raises(RuntimeError, match="size"):
+        cli.main(["runs", "list"])
 
 
 def test_a_loss_that_is_not_finite_is_told_in_one_line(capsys, tmp_path, monkeypatch, puppets_root):
