@@ -459,7 +459,9 @@ def _execute(source: Path, target: Path, parameters: dict):
                 "the notebook's process was ended from outside, by a kill or for want of memory; "
                 "the same command goes on from the last checkpoint"
             ) from None
-        page = _links_from(source.parent, _clean(nbformat.read(part, 4)), target.parent)
+        page = _clean(nbformat.read(part, 4))
+        if target.is_relative_to(settings.root()):  # links from elsewhere would name folders of the machine
+            page = _links_from(source.parent, page, target.parent)
         nbformat.write(page, part)
     failed.unlink(missing_ok=True)
 
