@@ -425,7 +425,7 @@ def _lines_about(claim: Claim, line: dict, frames: list) -> list:  # of dict
 
 # %% ../nbs/results/34_claims.ipynb #28947dbc
 def board_lines(
-    profile: str = "demo",  # smoke, demo or paper
+    profile: str = "demo",  # smoke, demo, paper or released
     seeds: int | str | list | None = None,  # only these; None: those of the pages, from the store seed 0
     source: str = "pages",  # "pages": the committed ones; "mine": those executed here; "store": the run store
 ) -> pd.DataFrame:  # text, columns COLUMNS

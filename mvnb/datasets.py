@@ -1082,8 +1082,7 @@ def puppets(
     return Index(name, split, base, paths, labels, factory.CLASSES[name], content)
 
 # %% ../nbs/clips/03_datasets.ipynb #aee13372
-_FILED = ("train", "test-biased", "test-unbiased")
-_PUPPETS = (*_FILED, "probe", "dev-biased", "dev-unbiased")  # the others are drawn when needed
+_PUPPETS = ("train", "test-biased", "test-unbiased", "probe", "dev-biased", "dev-unbiased")
 SPLITS = {
     "ucf101": ("train", "test"),
     "hmdb51": ("train", "test"),
@@ -1399,10 +1398,12 @@ def _probe_all(
 # %% ../nbs/clips/03_datasets.ipynb #594cdc17
 def _all_splits(name: str, split: str | None, fold: int, where: dict) -> tuple[list[Index], list[str]]:
     "Indices of a data set's splits, or of one, and why others do not load. Raises DatasetError if none does."
+    from mvnb import puppets as factory
+
     _known(name, split or SPLITS.get(name, ("",))[0], fold)
     indices = []
     faults = {}
-    usual = _FILED if name.startswith("puppets") else SPLITS[name]
+    usual = factory.FILED if name in factory.NAMES else SPLITS[name]  # other puppets are drawn when needed
     for part in [split] if split else usual:
         try:
             indices.append(load(name, part, fold, **where))

@@ -92,7 +92,7 @@ def trouble(self: Definition, profile: str, data: str) -> str:
 @patch
 def videos(
     self: Definition,
-    profile: str,  # smoke, demo or paper
+    profile: str,  # smoke, demo, paper or released
     data: str | None,  # as asked
 ) -> Videos:
     "What a figure is drawn from; a figure of another kind may override it. Raises ValueError."
@@ -119,7 +119,7 @@ def videos(
 @patch
 def cells(
     self: Definition,
-    profile: str,  # smoke, demo or paper
+    profile: str,  # smoke, demo, paper or released
     videos: Videos,
     seeds: tuple,
 ) -> dict:  # (protocol, row key, seed) -> Recipe
@@ -225,7 +225,7 @@ class Figure:
 @patch
 def plan(
     self: Figure,
-    profile: str = "demo",  # smoke, demo or paper
+    profile: str = "demo",  # smoke, demo, paper or released
     seeds: int | str | list = 1,  # how many, or which
     data: str | None = None,  # None or "": the profile's own; "puppets", or a real data set
     device: str | None = None,  # for the estimate

@@ -405,7 +405,7 @@ class Videos:
 
 def videos_of(
     d: Definition,
-    profile: str,  # smoke, demo or paper
+    profile: str,  # smoke, demo, paper or released
     data: str | None,  # as asked, see above
     starts: bool = True,  # whether rows are pretrained; False: an encoder from outside is tested alone
 ) -> Videos:
@@ -951,7 +951,7 @@ def _cells(d: Definition, profile: str, videos: Videos, seeds: tuple) -> dict:
 @patch
 def plan(
     self: Table,
-    profile: str = "demo",  # smoke, demo or paper
+    profile: str = "demo",  # smoke, demo, paper or released
     seeds: int | str | list = 1,  # how many, or which
     data: str
     | None = None,  # None or "": the profile's own; "puppets", or real data sets with commas between

@@ -242,7 +242,10 @@ def test_commands_leave_a_checkout_as_it_was(place, tmp_path):
         assert done.returncode == 0, done.stderr[-3000:]
         assert str(clone / "outputs" / "mine" / "smoke") in done.stdout
     changes = subprocess.run(["git", "status", "--porcelain"], cwd=clone, capture_output=True, text=True)
-    assert changes.stdout == "" and (clone / "outputs" / "mine" / "smoke" / NOTEBOOK.name).is_file()
+    page = clone / "outputs" / "mine" / "smoke" / NOTEBOOK.name
+    assert changes.stdout == "" and page.is_file()
+    links = re.findall(r"\]\((\.\.[^)#\s]+)", page.read_text())
+    assert links and all((page.parent / link).exists() for link in links)
 
 
 def test_the_end_of_papermill_is_no_proof(executed, place, monkeypatch, capsys):
