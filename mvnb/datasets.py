@@ -1398,9 +1398,9 @@ def _probe_all(
 # %% ../nbs/clips/03_datasets.ipynb #594cdc17
 def _all_splits(name: str, split: str | None, fold: int, where: dict) -> tuple[list[Index], list[str]]:
     "Indices of a data set's splits, or of one, and why others do not load. Raises DatasetError if none does."
-    from mvnb import puppets as factory
-
     _known(name, split or SPLITS.get(name, ("",))[0], fold)
+    from mvnb import puppets as factory  # PyTorch, which a wrong name does not wait for
+
     indices = []
     faults = {}
     usual = factory.FILED if name in factory.NAMES else SPLITS[name]  # other puppets are drawn when needed
