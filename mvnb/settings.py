@@ -333,6 +333,7 @@ class NotWritten(OSError):
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REFUSED = (errno.EACCES, errno.EPERM)
+_BLOCKED = (errno.EEXIST, errno.ENOTDIR)
 _CUT = re.compile(r"\d+ requested and \d+ written")  # NumPy's words for a full disk
 
 
@@ -371,6 +372,8 @@ def _why_not(e: OSError, path: Path, needed: int | None, part: Path | None) -> s
         return f"{size} could not be written: {e.strerror}; {_remedy(path)}"
     if e.errno == errno.EROFS:
         return f"{size} could not be written: {e.strerror}; choose another folder"
+    if e.errno in _BLOCKED and (file := next((p for p in path.parents if p.is_file()), None)):
+        return f"{size} could not be written: {file} is a file, not a folder; choose another folder"
     raise e
 
 

@@ -101,6 +101,18 @@ def test_a_mount_for_reading_only_is_told(tmp_path, monkeypatch):
         settings.save_whole(tmp_path / "a", "b")
 
 
+def test_a_file_where_a_folder_is_needed_is_named(tmp_path):
+    (tmp_path / "taken").write_text("mine")
+    for path in (tmp_path / "taken" / "a", tmp_path / "taken" / "deeper" / "a"):
+        with pytest.raises(
+            settings.NotWritten, match=r"taken is a file, not a folder; choose another folder"
+        ):
+            settings.save_whole(path, "b")
+        with pytest.raises(settings.NotWritten, match=r"taken is a file, not a folder"):
+            settings.locked(path)
+    assert names(tmp_path) == ["taken"] and (tmp_path / "taken").read_text() == "mine"
+
+
 def test_what_is_no_refusal_of_the_disk_stays_what_it_is(tmp_path):
     with pytest.raises(FileNotFoundError), settings.written(tmp_path / "a"):
         open(tmp_path / "other" / "file")
