@@ -29,6 +29,7 @@ from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from . import figures, recipes, records, runs, settings, tables
+from .settings import counted
 from .pages import notebook_of
 from .recipes import Recipe
 
@@ -257,8 +258,8 @@ def summary(
     "What is stored, what is shared, and what cannot run here."
     n = len(graph.runs)
     todo = len(graph.todo)
-    notebooks = f"{len(graph.pages)} notebook{'s' if len(graph.pages) > 1 else ''}"
-    lines = [f"{n} runs for {notebooks}, {graph.profile} profile: {n - todo} stored, {todo} to do."]
+    work = f"{counted(n, 'run')} for {counted(len(graph.pages), 'notebook')}"
+    lines = [f"{work}, {graph.profile} profile: {n - todo} stored, {todo} to do."]
     asked = [h for page in graph.pages.values() for h in page.runs]
     if len(asked) > n:
         shared = sum(asked.count(h) > 1 for h in graph.runs)
@@ -677,9 +678,9 @@ class Watch:
         self.since = time.time()
         self.done = len(graph.jobs) - len(todo)
         self.seen = {}  # name -> time of the note that was reported
-        notebooks = f"{len(graph.pages)} notebook{'s' if len(graph.pages) != 1 else ''}"
+        work = f"{counted(len(graph.runs), 'run')} and {counted(len(graph.pages), 'notebook')}"
         total = len(graph.jobs)
-        self.say(f"{len(graph.runs)} runs and {notebooks}: {self.done} of {total} jobs are done")
+        self.say(f"{work}: {self.done} of {total} jobs are done")
         self.bar = tqdm(total=total, initial=self.done, unit="job", mininterval=0.5, disable=None)
 
     def say(self, text: str):

@@ -92,7 +92,8 @@ class Boxes:
     def __repr__(self):
         count = sum(int(boxes.any(1).sum()) for _, boxes in self.table.values())
         reach = f", reach {self.reach}" if self.reach else ""
-        return f"Boxes({self.name}: {count} boxes in {len(self.table)} videos{reach})"
+        boxes, videos = settings.counted(count, "box"), settings.counted(len(self.table), "video")
+        return f"Boxes({self.name}: {boxes} in {videos}{reach})"
 
 # %% ../nbs/learn/29_boxes.ipynb #540ded5b
 ENOUGH = 0.5  # share of an index's videos that boxes must know

@@ -324,7 +324,7 @@ def _runs_list(args) -> int:
         when = f"{meta['finished'][:16]}  {meta['profile']:<5}  {meta['seconds']:7.0f} s"
         tests = _accuracies(record["metrics"])
         _say(f"{record['hash']}  {when}  {_about(record)}" + (f": {tests}" if tests else ""))
-    _say(f"{len(found)} runs in {settings.runs()}")
+    _say(f"{settings.counted(len(found), 'run')} in {settings.runs()}")
     return 0
 
 # %% ../nbs/use/45_cli.ipynb #d9ac1326

@@ -524,7 +524,8 @@ def __repr__(self: ClipDataset):
     step = f"{self.still} still frames" if self.still else f"stride {self.stride}"
     step = "one frame of each segment" if self.sampling == "segments" else step
     kind = "train" if self.train else "evaluation"
-    return f"ClipDataset({len(self)} videos, {clips}, {step}, {self.mode}, {kind}, cache {self.cache})"
+    videos = settings.counted(len(self), "video")
+    return f"ClipDataset({videos}, {clips}, {step}, {self.mode}, {kind}, cache {self.cache})"
 
 
 @patch

@@ -34,6 +34,7 @@ import numpy as np
 from fastcore.basics import patch
 
 from . import contents, settings
+from .settings import counted
 
 # %% ../nbs/clips/03_datasets.ipynb #00efbd13
 class DatasetError(ValueError):
@@ -165,8 +166,8 @@ class Index:
         return hash(self.hash)
 
     def __repr__(self):
-        size = f"{len(self)} videos, {len(self.classes)} classes"
-        return f"Index({self.name} {self.split}: {size}, {self.hash[:12]})"
+        videos, classes = counted(len(self), "video"), counted(len(self.classes), "class")
+        return f"Index({self.name} {self.split}: {videos}, {classes}, {self.hash[:12]})"
 
     @cached_property
     def hash(self) -> str:  # 64 hexadecimal digits

@@ -18,9 +18,9 @@ from safetensors.torch import save as serialize
 from torch import nn
 
 import mvnb
-from . import models, own, recipes, runs, settings, tables, vit
+from . import models, own, recipes, runs, settings, vit
 from .contents import sha256
-from .settings import one_line
+from .settings import counted, one_line
 
 # %% ../nbs/use/42_export.ipynb #1fd3ea81
 def _with_head(path: Path, encoder, recipe: dict) -> models.Backbone:
@@ -132,9 +132,7 @@ _SMALL = {
 def _circumstances(file: Path, meta: dict) -> list:  # of lines
     "On what an encoder was trained, and by which commit."
     if result := meta.get("result"):
-        return [
-            f"- {tables.counted(result['steps'], 'step')} on {result['device']}, commit {meta.get('commit')}"
-        ]
+        return [f"- {counted(result['steps'], 'step')} on {result['device']}, commit {meta.get('commit')}"]
     record = next((r["meta"] for r in runs.stored() if r["hash"] == file.parent.name), None)
     return [f"- run {file.parent.name} on {record['device']}, commit {record['commit']}"] if record else []
 
@@ -147,7 +145,7 @@ def _training(file: Path, recipe: dict, meta: dict) -> str:  # Markdown
     for one in filter(None, [recipe.get("parent"), recipe]):
         how = f"{one['kind']} by {one['method']}" if one.get("method") else one["kind"]
         seen = meta.get("videos") or {}
-        data = f"{seen['folder']} ({tables.counted(seen['used'], 'video')})" if seen else one["data"]["name"]
+        data = f"{seen['folder']} ({counted(seen['used'], 'video')})" if seen else one["data"]["name"]
         lines.append(f"- {how}, on {data}, profile {one['profile']}, seed {one['seed']}")
     small = _SMALL.get(recipe["profile"])
     lines += [f"- profile {recipe['profile']}: {small}"] if small else []

@@ -25,12 +25,12 @@ from fastcore.basics import patch
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from . import own, protocols, runs, settings, show, tables
+from . import own, protocols, runs, settings, show
 from .augment import normalize, to_float
 from .clips import ClipDataset, batches
 from .contents import sha256
 from .datasets import Index
-from .settings import one_line
+from .settings import counted, one_line
 from .train import to_device
 
 # %% ../nbs/use/43_features.ipynb #5bed8e19
@@ -137,7 +137,7 @@ def _of_five(features: Features) -> str:
 @patch
 def __str__(self: Features):
     known = "" if self.new else "; this was done already"
-    readable = tables.counted(int(self.ok.sum()), "video")
+    readable = counted(int(self.ok.sum()), "video")
     lines = [f"{readable}, {self.values.shape[1]} numbers each, by {self.about['backbone']}{known}"]
     if self.file:
         lines.append(f"Features  {one_line(self.file)}")
@@ -150,7 +150,7 @@ def __str__(self: Features):
             f"(by chance {near[1]:.0%}){_of_five(self)}."
         )
     if bad := self.failed:
-        lines.append(f"{len(bad)} of {tables.counted(len(self.ok), 'file')} could not be read:")
+        lines.append(f"{len(bad)} of {counted(len(self.ok), 'file')} could not be read:")
         lines.append(own.listing(bad, rest=f': "reasons" in {one_line(self.file)}'))
     return "\n".join(lines)
 
@@ -393,8 +393,8 @@ def _compute(out: Path, index: Index, encoder, about: dict, options: dict, progr
     "Extracts and stores features. Raises OwnError, and stores nothing, if they are of no use."
     if progress:
         runs.say(
-            f"{tables.counted(len(index), 'video')} below {one_line(index.root)}; "
-            f"{tables.counted(about['views'], 'clip')} of each, {encoder.clips}; "
+            f"{counted(len(index), 'video')} below {one_line(index.root)}; "
+            f"{counted(about['views'], 'clip')} of each, {encoder.clips}; "
             f"{encoder.name} on {runs.describe_device(options['device'])}"
         )
     pieces = _Pieces(out)
@@ -545,7 +545,7 @@ def draw_map(
     axis = axes[0, 0]
     _scatter_classes(axis, features, xy, shown)
     folder = _named_in_legend(features.about["folder"])
-    title = f"{tables.counted(len(xy), 'video')} of {folder}, {features.about['backbone']}, {how}"
+    title = f"{counted(len(xy), 'video')} of {folder}, {features.about['backbone']}, {how}"
     axis.set(xlabel=names[0], ylabel=names[1], title=title)
     if how == "t-SNE":
         axis.set(xticks=[], yticks=[])

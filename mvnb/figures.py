@@ -26,7 +26,7 @@ from .augment import luma, normalize, to_float
 from .claims import COLUMNS, FEWEST, NARROWLY, NOT_JUDGED, OTHERS, SAME_VIDEOS, Verdict, Verdicts
 from .claims import as_text, expectation_notes, is_expected, judge, number, seeds_note, wide
 from .outcomes import distinct, provenance_of, ranks_of, remarks, save_picture, shown
-from .settings import nearest
+from .settings import counted, nearest
 from .tables import called, csv_lines, duration, lacking, length_of, markdown, paragraphs, seed_text
 from .tables import seeds_of, taking
 
@@ -193,7 +193,8 @@ def lines(self: Plan) -> list:  # of sentences
         return [f"{name}: nothing can be drawn yet, {self.videos.blocked.rstrip('.')}."]
     if not self.runs:
         return [f"{name}: nothing has to be trained."]
-    text = f"{name}, {seed_text(self.seeds)}: {len(self.runs)} runs, {len(self.runs) - len(todo)} stored"
+    runs_ = counted(len(self.runs), "run")
+    text = f"{name}, {seed_text(self.seeds)}: {runs_}, {len(self.runs) - len(todo)} stored"
     if todo:
         text += f", the other {len(todo)} {taking(self.seconds)} on {self.pace}"
     return [f"{text}.", *lacking(self.runs)]

@@ -499,13 +499,14 @@ def estimate(
     if not self.made:
         return size
     spent = _time(self.seconds / self.made * videos / self.jobs)
-    return f"{size} and {spent} with {self.jobs} worker{'s' * (self.jobs > 1)}"
+    return f"{size} and {spent} with {settings.counted(self.jobs, 'worker')}"
 
 # %% ../nbs/motion/17_maps.ipynb #786eb229
 @patch
 def __str__(self: Built) -> str:
     there = self.videos - self.made
-    lines = [f"{self.videos} videos with {self.frames} frames: {self.made} made now, {there} were there"]
+    videos, frames = settings.counted(self.videos, "video"), settings.counted(self.frames, "frame")
+    lines = [f"{videos} with {frames}: {self.made} made now, {there} were there"]
     lines.append(f"{self.bytes / 1e6:.1f} MB in {self.folder}")
     some = self.videos + len(self.failed) < self.of
     for count in ((self.of,) if some else ()) + (240_000,):

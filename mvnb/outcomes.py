@@ -175,7 +175,7 @@ def provenance_of(results: list) -> str:  # runs.Result
 def _computed_on(result) -> str:  # such as "cpu (2 cores) with 1 thread"
     "The device of a result; on a CPU with its threads, which runs of earlier versions did not record."
     threads = result.meta.get("threads")
-    said = f" with {threads} thread{'s' if threads > 1 else ''}" if threads else ""
+    said = f" with {settings.counted(threads, 'thread')}" if threads else ""
     return result.meta["device"] + said
 
 
@@ -254,7 +254,8 @@ def provenance(self: Outcome) -> list:  # of sentences
     failed = sum(len(found["failed"]) for result in results for found in result.metrics.values())
     if failed:
         lines.append(
-            f"{failed} test videos could not be read and count as wrong: the runs' folders name them."
+            f"Counted as wrong: {settings.counted(failed, 'test video')} that could not be read. "
+            "The runs' folders name them."
         )
     return lines + remarks(plan) + left_out(plan.videos)
 

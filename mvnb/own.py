@@ -29,7 +29,7 @@ from .augment import MEAN, STD, Photometric, luma, normalize, to_float
 from .clips import ClipDataset, TooManyBadFiles
 from .contents import sha256
 from .datasets import DatasetError, Index
-from .settings import one_line
+from .settings import counted, one_line
 from .train import NonFiniteLoss, ResumeError, fit
 from .video import VideoError, without_vectors
 
@@ -393,7 +393,7 @@ def _training_line(schedule, n: int) -> str:
     per_epoch = n // schedule.batch_size
     steps = int(min(schedule.epochs * per_epoch, schedule.max_steps or math.inf))
     return (
-        f"{tables.counted(steps, 'step')} of {schedule.batch_size} videos ({steps / per_epoch:.3g} epochs), "
+        f"{counted(steps, 'step')} of {schedule.batch_size} videos ({steps / per_epoch:.3g} epochs), "
         f"{schedule.optimizer}, learning rate {schedule.lr:g}, {schedule.schedule}"
     )
 
@@ -411,7 +411,7 @@ def text(
     start = one_line(self.start) if self.start else "random weights"
     lines = [
         f"{recipe.method} on {one_line(self.index.root)}: "
-        f"{tables.counted(len(videos_), 'video')}{folders}, profile {recipe.profile}",
+        f"{counted(len(videos_), 'video')}{folders}, profile {recipe.profile}",
         f"  encoder   {recipe.backbone}, {about['parameters']:.2f} M parameters, from {start}",
         f"  clips     {recipe.clips}",
         f"  training  {_training_line(recipe.schedule, len(videos_))}",
@@ -540,7 +540,7 @@ def _without_vectors(
     if len(lacking) == n or len(lacking) > max(1, 0.01 * n) and not skip:
         path, why = next(iter(lacking.items()))
         raise OwnError(
-            f"{method} follows motion vectors, and {len(lacking)} of {tables.counted(n, 'video')} of "
+            f"{method} follows motion vectors, and {len(lacking)} of {counted(n, 'video')} of "
             f"{one_line(index.root)} have none ({one_line(path)}: {why}): {_ways_out(method)}"
         )
     return lacking
@@ -633,7 +633,7 @@ def _left_out(file: Path, videos: dict) -> list:  # lines, none if all could be 
         return []
     verb = "was" if len(bad) == 1 else "were"
     return [
-        f"{len(bad)} of {tables.counted(videos['found'], 'file')} could not be read and {verb} left out:",
+        f"{len(bad)} of {counted(videos['found'], 'file')} could not be read and {verb} left out:",
         listing(bad, rest=f" in {one_line(file.with_name(CHECKED))}"),
     ]
 
@@ -655,7 +655,7 @@ class Pretrained:
         values = ", ".join(f"{name} {value:.3g}" for name, value in self.meta["metrics"].items())
         lines = [
             f"{'Done' if self.new else 'This was done already'}: "
-            f"{tables.counted(result['steps'], 'step')} in {tables.duration(result['seconds'])}; "
+            f"{counted(result['steps'], 'step')} in {tables.duration(result['seconds'])}; "
             f"{values} (mean of the last tenth).",
             f"The encoder is {one_line(self.file)}",
             *self._beside(),
@@ -811,7 +811,7 @@ def _checked_plan(
 ) -> tuple:  # plan, what `check` found
     "The plan for those videos that can be used."
     say = runs.say if progress else _quiet
-    say(f"{tables.counted(len(plan.index), 'video')} below {one_line(plan.index.root)}")
+    say(f"{counted(len(plan.index), 'video')} below {one_line(plan.index.root)}")
     notes = check(plan.index, plan.out, workers, progress)
     notes["unreadable"] = lacking | notes["unreadable"]
     used = _readable(plan.index, notes, skip)

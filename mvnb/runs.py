@@ -322,7 +322,7 @@ def describe_device(
     if name == "mps":
         return "an Apple GPU"
     cores = settings.cores()
-    return f"cpu ({cores} core{'s' if cores > 1 else ''})"
+    return f"cpu ({settings.counted(cores, 'core')})"
 
 
 def _now() -> str:

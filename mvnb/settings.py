@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PROFILES', 'PARAMETERS', 'FILES', 'root', 'get', 'folder', 'data_root', 'annotations', 'device', 'workers', 'cores',
            'peak_memory', 'threads', 'jobs', 'outputs', 'publish', 'pages', 'runs', 'cache', 'nearest', 'printable',
-           'absolute', 'one_line', 'stopped_by_sigterm', 'end_with', 'NotWritten', 'written', 'whole', 'save_whole',
-           'save_json', 'read_json', 'scratch', 'folder_written', 'synced', 'locked']
+           'absolute', 'one_line', 'counted', 'stopped_by_sigterm', 'end_with', 'NotWritten', 'written', 'whole',
+           'save_whole', 'save_json', 'read_json', 'scratch', 'folder_written', 'synced', 'locked']
 
 # %% ../nbs/clips/00_settings.ipynb #4820e33b
 import codecs
@@ -276,6 +276,12 @@ def one_line(text: object) -> str:
     "A name for the screen, on one line."
     return printable(text).translate({9: "?", 10: "?"})
 
+# %% ../nbs/clips/00_settings.ipynb #5e2ae398
+def counted(n: int, what: str) -> str:  # such as "1 video", "2 videos"
+    "How many there are, in words."
+    ending = "" if n == 1 else "es" if what.endswith(("s", "x")) else "s"
+    return f"{n} {what}{ending}"
+
 # %% ../nbs/clips/00_settings.ipynb #f667d4ae
 def _interrupt(*_):
     raise KeyboardInterrupt
@@ -376,7 +382,7 @@ def _why_not(e: OSError, path: Path, needed: int | None, part: Path | None) -> s
         return f"{size} could not be written: {file} is a file, not a folder; choose another folder"
     raise e
 
-
+# %% ../nbs/clips/00_settings.ipynb #e520a3f2
 @contextlib.contextmanager
 def written(
     path: str | Path,  # what is being written

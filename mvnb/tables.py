@@ -6,9 +6,8 @@
 __all__ = ['DATA', 'SAID_BY', 'BY_SCENE', 'PROTOCOLS', 'PUPPETS_ARE_NOT_PUBLISHED', 'Column', 'Row', 'Claim', 'Part',
            'Definition', 'called', 'stem_of', 'csv_lines', 'published_lines', 'define', 'definitions', 'published',
            'published_settings', 'seeds_of', 'data_trouble', 'weights_of', 'start_trouble', 'Videos', 'videos_of',
-           'Plan', 'duration', 'taking', 'counted', 'length_of', 'described', 'left_out', 'lacking', 'seed_text',
-           'paragraphs', 'markdown', 'evaluation', 'Table', 'Encoder', 'encoder_of', 'beside', 'table', 'demo',
-           'compute']
+           'Plan', 'duration', 'taking', 'length_of', 'described', 'left_out', 'lacking', 'seed_text', 'paragraphs',
+           'markdown', 'evaluation', 'Table', 'Encoder', 'encoder_of', 'beside', 'table', 'demo', 'compute']
 
 # %% ../nbs/results/32_tables.ipynb #5ceeae24
 import contextlib
@@ -27,7 +26,7 @@ from fastcore.basics import patch
 from . import methods, models, papers, recipes, runs, settings, vit
 from .datasets import DOMAINS
 from .recipes import Options, Recipe
-from .settings import nearest
+from .settings import counted, nearest
 
 # %% ../nbs/results/32_tables.ipynb #508b511b
 @dataclass(frozen=True)
@@ -616,11 +615,6 @@ def taking(seconds: float | None) -> str:  # such as "take about 45 s"
     )
 
 # %% ../nbs/results/32_tables.ipynb #8c6a74a0
-def counted(n: int, what: str) -> str:  # such as "1 video", "2 videos"
-    "How many there are, in words."
-    return f"{n} {what}" if n == 1 else f"{n} {what}s"
-
-
 def length_of(schedule) -> str:  # such as "200 epochs"
     "The length of a training, in words."
     if schedule is None:
@@ -707,7 +701,7 @@ def lines(self: Plan) -> list:  # of sentences
     "How many runs there are and what they cost, what is left out, what stands in the way."
     d, todo = self.definition, self.todo
     named = f"{d.paper.upper()} {called(d.number)}, {self.profile} profile, {seed_text(self.seeds)}"
-    text = f"{named}: {len(self.runs)} runs, {len(self.runs) - len(todo)} stored"
+    text = f"{named}: {counted(len(self.runs), 'run')}, {len(self.runs) - len(todo)} stored"
     if todo:
         basis = runs.basis_of([self.costs[r.hash] for r in todo if self.costs[r.hash]])
         text += f", the other {len(todo)} {taking(self.seconds)} on {self.pace} ({basis})"
@@ -1054,7 +1048,7 @@ def _compute_together(plan: Plan, jobs: int, device, workers, progress: bool, kn
     failed = {}
     pace = _Pace(plan, todo, jobs)
     if progress:
-        runs.say(f"{len(todo)} runs, up to {min(jobs, len(todo))} at once")
+        runs.say(f"{counted(len(todo), 'run')}, up to {min(jobs, len(todo))} at once")
     with contextlib.closing(runs.together(todo, jobs, device, workers, known)) as ends:
         for k, (recipe, why) in enumerate(ends, 1):
             pace.done(recipe, bool(why))

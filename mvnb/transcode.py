@@ -130,7 +130,8 @@ class Transcoded:
     def __str__(self) -> str:
         frames = sum(facts["frames"] for facts in self.done.values())
         size = sum(facts["bytes"] for facts in self.done.values()) / 1e6
-        lines = [f"{len(self.done)} videos with {frames} frames, {size:.1f} MB, in {self.target}"]
+        videos = settings.counted(len(self.done), "video")
+        lines = [f"{videos} with {settings.counted(frames, 'frame')}, {size:.1f} MB, in {self.target}"]
         lines.append(f"{self.fresh} of them encoded now: {self.encoding}")
         lines += [f"failed      {path}: {reason}" for path, reason in sorted(self.failed.items())]
         return "\n".join(lines)

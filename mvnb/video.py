@@ -288,7 +288,7 @@ def _area(stream) -> int:
 
 # %% ../nbs/clips/01_video.ipynb #dbb35ae2
 def _told(stream, packets: int) -> str:  # such as "stream 0 (mjpeg, 80x48, 1 frame)"
-    frames = f"{packets} frame{'s' * (packets != 1)}"
+    frames = settings.counted(packets, "frame")
     context = stream.codec_context
     if context is None:
         return f"stream {stream.index} (unknown, {frames})"

@@ -144,7 +144,7 @@ def test_nobody_there_is_not_nobody_looked(tmp_path):
     assert (
         seen("a.mp4") == [True] * 4 + [False] * 4 and seen("b.mp4") == [False] * 8
     )  # nearest looked-at frame, not nearest box
-    assert "1 boxes in 2 videos" in repr(read)
+    assert "1 box in 2 videos" in repr(read)
     read.check(Index("a.mp4", "b.mp4"))  # nobody in b.mp4, but it was looked at
     assert boxes.read_boxes(boxes.write_boxes(read.table, tmp_path / "c.csv", reach=6)).hash == read.hash
 
@@ -299,7 +299,7 @@ def test_true_boxes_say_which_they_are(puppet_index, tmp_path, monkeypatch):
     monkeypatch.setenv("MVNB_DATA_FOLDER_BOXES", str(write(tmp_path / "people.csv", "c/v.mp4,0,1,2,3,4")))
     (tmp_path / "people.csv").write_text("# reach=3\n" + (tmp_path / "people.csv").read_text())
     own.check(datasets.folder(tmp_path))
-    assert "people.csv: 1 boxes in 1 videos, reach 3" in repr(own) and own.reach == 3 and own.hash is not None
+    assert "people.csv: 1 box in 1 video, reach 3" in repr(own) and own.reach == 3 and own.hash is not None
     own.check(puppet_index)  # and back
     assert own.hash is None and "people.csv" not in repr(own) and len(own.of(puppet_index, 0)[0])
 

@@ -85,7 +85,7 @@ def test_stored_runs_are_listed_without_pytorch(tmp_path):
     done = called("runs", "list", MVNB_PATHS_RUNS=str(tmp_path))
     assert done.returncode == 0
     assert "0123456789abcdef  2026-01-02T03:04" in done.stdout and "unbiased 12.5" in done.stdout
-    assert "linear on ucf101 from somewhere" in done.stdout and "1 runs in" in done.stdout
+    assert "linear on ucf101 from somewhere" in done.stdout and "1 run in" in done.stdout
 
 
 def test_rooms_that_only_look_into_the_store_load_little():

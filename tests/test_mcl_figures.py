@@ -130,7 +130,7 @@ def test_a_real_video_that_cannot_be_read_is_left_out(monkeypatch, shared_data, 
     monkeypatch.setenv("MVNB_DATA_UCF101", str(shared_data / "mini"))
     monkeypatch.setenv("MVNB_DATA_UCF101_ANNOTATIONS", str(shared_data / "annotations" / "mini"))
     drawn = Moving(figures.figure("mcl", 2).plan("smoke", data="ucf101"), progress=False)
-    assert drawn.failed == 1 and "1 videos could not be read" in " ".join(drawn.provenance)
+    assert drawn.failed == 1 and "Without 1 video that could not be read" in " ".join(drawn.provenance)
     assert np.isfinite(drawn.of("motion, moving", "as filmed")).all() and drawn.count == 3
     assert drawn.shown["as filmed"].frames.max() > 0
 

@@ -140,3 +140,16 @@ def test_apples_gpu_where_torch_has_it(home, monkeypatch, there):
         return
     with pytest.raises(ValueError, match="device is 'mps': use auto or cpu, since torch finds no such GPU"):
         settings.device("mps")
+
+
+@pytest.mark.parametrize(
+    ("n", "what", "said"),
+    [
+        (1, "run", "1 run"),
+        (0, "run", "0 runs"),
+        (2, "test video", "2 test videos"),
+        (3, "class", "3 classes"),
+    ],
+)
+def test_one_is_not_many(n, what, said):
+    assert settings.counted(n, what) == said

@@ -327,7 +327,7 @@ def test_smoke_runs_are_never_judged(here):
 def test_unreadable_test_videos_are_told(here):
     out = made_up(tables.table("fame", 3).plan("demo"), here / "fake", lambda row, *_: RATES[row])
     out.results["0.3", "UCF101", 0].metrics["biased"]["failed"] = ["a.mp4", "b.mp4"]
-    assert "2 test videos could not be read" in str(out)
+    assert "Counted as wrong: 2 test videos that could not be read." in str(out)
 
 
 def test_the_threads_of_a_run_stand_beside_its_device():

@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ... import clips, masks, mixing, recipes, runs, show
+from ... import clips, masks, mixing, recipes, runs, settings, show
 from ...augment import to_float
 from mvnb.figures import (
     MAPS,
@@ -192,7 +192,7 @@ def provenance(self: Masks) -> list:  # of sentences
     what = f"{d.index.name} {d.index.split}, {len(d)} videos, {cut}"
     lines = [f"{what}; mean ± standard error over videos; β = {self.beta:g}; commit {runs.commit()}."]
     if d.failed:
-        lines.append(f"{len(d.failed)} videos could not be read and are left out.")
+        lines.append(f"Without {settings.counted(len(d.failed), 'video')} that could not be read.")
     return lines
 
 # %% ../../../nbs/papers/fame/4_figures.ipynb #4974ae13

@@ -17,7 +17,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ... import explain, maps, puppets, recipes, runs, show
+from ... import explain, maps, puppets, recipes, runs, settings, show
 from ...augment import to_float
 from mvnb.figures import (
     Definition,
@@ -252,7 +252,7 @@ def provenance(self: Moving) -> list:  # of sentences
         what += f", {frames} consecutive frames of each"
     lines = [f"{what}; flow by {self.how}; mean ± standard error over them; commit {runs.commit()}."]
     if self.failed:
-        lines.append(f"{self.failed} videos could not be read and are left out.")
+        lines.append(f"Without {settings.counted(self.failed, 'video')} that could not be read.")
     return lines
 
 # %% ../../../nbs/papers/mcl/4_figures.ipynb #561319bc

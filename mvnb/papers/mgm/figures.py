@@ -20,7 +20,7 @@ from fastcore.basics import patch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ... import clips, figures, masks, models, puppets, recipes, runs, show, tokens
+from ... import clips, figures, masks, models, puppets, recipes, runs, settings, show, tokens
 from ...augment import denormalize, normalize, to_float
 from ...claims import number
 from mvnb.figures import (
@@ -202,7 +202,7 @@ def provenance(self: Hidden) -> list:  # of sentences
     what = f"{d.index.name} {d.index.split}, {len(d)} videos, {cut}, {tokens_} tokens"
     lines = [f"{what}; mean ± standard error over videos; γ = {RATIO:g}; commit {runs.commit()}."]
     if d.failed:
-        lines.append(f"{len(d.failed)} videos could not be read and are left out.")
+        lines.append(f"Without {settings.counted(len(d.failed), 'video')} that could not be read.")
     return lines
 
 # %% ../../../nbs/papers/mgm/4_figures.ipynb #33fdc166
