@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 MORE := .venv/.ready-more
 
-.PHONY: help demo test lab docs tables bench faults setup clean-venv
+.PHONY: help demo test lab docs lessons tables bench faults setup clean-venv
 .DEFAULT_GOAL := demo
 
 help:  ## what can be made
@@ -29,6 +29,9 @@ demo: $(READY)  ## a paper's table on the puppets, three seeds, beside the commi
 test: $(MORE)  ## the notebooks' lessons, then pytest (which also checks that notebooks and library agree)
 	@OMP_NUM_THREADS=1 $(BIN)/nbdev-test --n-workers 2 --do-print --skip-folder-re '^(tables|figures|explore|[_.].*)$$'
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
+
+lessons: $(MORE)  ## the lessons executed anew, for what they show on the site (half an hour)
+	@OMP_NUM_THREADS=1 $(BIN)/python docs/lessons.py
 
 tables: $(MORE)  ## all tables: their runs, then their notebooks; PROFILE=smoke|demo|paper|released ONLY='fame*' CORES=n SEEDS=n DATA=name ON=slurm|kubernetes PUBLISH=1
 	@$(BIN)/mvnb batch --profile '$(or $(PROFILE),demo)' $(if $(ONLY),--only '$(ONLY)') $(if $(CORES),--cores '$(CORES)') $(if $(SEEDS),--seeds '$(SEEDS)') $(if $(DATA),--data '$(DATA)') $(if $(ON),--on '$(ON)') $(if $(PUBLISH),--publish)

@@ -2,14 +2,14 @@
 
 .venv/bin/python docs/lessons.py [NOTEBOOK ...] [--jobs 2]
 
-A lesson runs in its own folder, with the cells that the tests leave out. What they printed is written when all of
+A lesson runs in its own folder, with the cells that tests leave out. What they printed is written when all of
 them have ended, so they name a commit without changes. One that fails stays as it was.
 """
 
 import argparse
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 import nbformat
@@ -17,6 +17,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from tqdm.auto import tqdm
 
+from mvnb.cli import _this_kernel
 from stage import BAR, ROOT
 
 NBS = ROOT / "nbs"
@@ -55,14 +56,14 @@ def main(argv=None) -> int:
     args = p.parse_args(argv)
     chosen = [path.resolve() for path in args.notebooks] or lessons()
     done = {}
-    with ThreadPoolExecutor(args.jobs) as pool:
+    with _this_kernel(), ProcessPoolExecutor(args.jobs) as pool:
         running = {pool.submit(executed, path): path for path in chosen}
         for ended in tqdm(as_completed(running), total=len(running), unit="lesson", mininterval=0.5):
             path = running[ended]
             try:
                 done[path] = ended.result()
             except (CellExecutionError, DeadKernelError) as error:
-                tqdm.write(f"{path.relative_to(ROOT)} failed: {error}", file=sys.stderr)
+                tqdm.write(f"{path} failed: {error}", file=sys.stderr)
     for path, notebook in done.items():
         nbformat.write(notebook, path)
         subprocess.run([Path(sys.executable).with_name("nbdev-clean"), "--fname", path], check=True)

@@ -284,6 +284,25 @@ def test_links_of_an_executed_page_lead_where_those_of_its_notebook_do(tmp_path)
     assert code == "x = 'f](b.ipynb)'"
 
 
+def test_a_lesson_is_executed_anew_or_stays_as_it_was(tmp_path):
+    new = nbformat.v4
+    bars = "from tqdm.auto import tqdm\nfor _ in tqdm(range(2)):\n    print('one')"
+    good = new.new_notebook(cells=[new.new_code_cell(bars), new.new_code_cell("1 + 1")])
+    bad = new.new_notebook(cells=[new.new_code_cell("2 + 2"), new.new_code_cell("1 / 0")])
+    for name, notebook in (("good", good), ("bad", bad)):
+        nbformat.write(notebook, tmp_path / f"{name}.ipynb")
+    before = (tmp_path / "bad.ipynb").read_bytes()
+    paths = [tmp_path / "good.ipynb", tmp_path / "bad.ipynb"]
+    done = subprocess.run(
+        [sys.executable, ROOT / "docs" / "lessons.py", *paths], capture_output=True, text=True
+    )
+    assert done.returncode == 1 and "bad.ipynb failed" in done.stderr and "ZeroDivisionError" in done.stderr
+    assert (tmp_path / "bad.ipynb").read_bytes() == before
+    first, second = nbformat.read(tmp_path / "good.ipynb", 4).cells
+    assert [output["text"] for output in first.outputs] == ["one\none\n"]
+    assert second.outputs[0]["data"]["text/plain"] == "2"
+
+
 def test_a_kernel_that_dies_is_told_in_one_sentence(tmp_path):
     small_book(tmp_path / "dies.ipynb", "x = 1", "import os\nos.kill(os.getpid(), 9)")
     with pytest.raises(cli.Refused, match="ended from outside"):

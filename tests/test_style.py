@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -116,3 +117,45 @@ def test_the_rules_find_what_they_are_for(tmp_path, source, what):
     cell = {"cell_type": "code", "source": source, "metadata": {}, "outputs": [], "execution_count": None}
     (tmp_path / "bad.ipynb").write_text(json.dumps({"cells": [cell]}))
     assert any(what in fault for fault in faults(tmp_path / "bad.ipynb"))
+
+
+# ---------------------------------------------------------------- what lessons show
+
+VALUES = (ast.Name, ast.Attribute, ast.Subscript, ast.BinOp, ast.Tuple, ast.JoinedStr, ast.List, ast.Dict)
+PAGES = {"tables", "figures", "explore"}
+LESSONS = [path for path in NOTEBOOKS if not PAGES & {*path.relative_to(ROOT / "nbs").parts}]
+
+
+def silent(path):
+    "Cells that end in a value, are seen by readers, and hold no output: they were never executed."
+    for number, cell in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"], 1):
+        source = "".join(cell["source"])
+        unseen = re.search(r"^#\| *(export|hide)", source, re.M)
+        if cell["cell_type"] != "code" or cell["outputs"] or unseen or source.startswith("%"):
+            continue
+        *_, last = ast.parse(source).body or [None]
+        if isinstance(last, ast.Expr) and isinstance(last.value, VALUES):
+            yield f"cell {number}: {ast.unparse(last)}"
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.relative_to(ROOT / "nbs").as_posix())
+def test_lessons_show_their_values(path):
+    found = list(silent(path))
+    assert not found, f"execute it with docs/lessons.py: {found}"
+
+
+@pytest.mark.parametrize(
+    "source,outputs,found",
+    [
+        ("a = 1\na", [], 1),
+        ("a.mean(), 2", [], 1),
+        ("a = 1\na", [{"output_type": "stream"}], 0),
+        ("#| hide\na", [], 0),
+        ("a = 1", [], 0),
+        ("a.close()", [], 0),
+    ],
+)
+def test_a_value_that_is_not_shown_is_found(tmp_path, source, outputs, found):
+    cell = {"cell_type": "code", "source": source, "metadata": {}, "outputs": outputs}
+    (tmp_path / "a.ipynb").write_text(json.dumps({"cells": [cell]}))
+    assert len(list(silent(tmp_path / "a.ipynb"))) == found
