@@ -1121,6 +1121,15 @@ def test_a_checkpoint_that_cannot_be_continued_is_told_and_dropped(store, capsys
 # ---------------------------------------------------------------- estimates and progress
 
 
+def test_a_gpu_is_guessed_to_speed_up_large_networks_alone(store):
+    devices = ("cpu (2 cores)", "NVIDIA Test")
+    small = [runs.estimate(pre(), words=words) for words in devices]
+    assert small[0] == small[1] > 1 and all("small networks" in each.basis for each in small)
+    large = dataclasses.replace(pre(), backbone="i3d", clips=recipes.Clips(16, 2, 224))
+    slow, fast = (runs.estimate(large, words=words) for words in devices)
+    assert slow > 10 * fast and "small" not in slow.basis + fast.basis
+
+
 def test_estimates_follow_what_was_measured(store):
     recipe = pre()
     guess = runs.estimate(recipe, "cpu")
