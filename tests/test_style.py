@@ -3,11 +3,16 @@
 import ast
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "docs"))
+
+from lessons import lessons  # noqa: E402
+
 LONGEST_CELL, LONGEST_LINE = 40, 110  # lines, characters
 NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
@@ -122,8 +127,6 @@ def test_the_rules_find_what_they_are_for(tmp_path, source, what):
 # ---------------------------------------------------------------- what lessons show
 
 VALUES = (ast.Name, ast.Attribute, ast.Subscript, ast.BinOp, ast.Tuple, ast.JoinedStr, ast.List, ast.Dict)
-PAGES = {"tables", "figures", "explore"}
-LESSONS = [path for path in NOTEBOOKS if not PAGES & {*path.relative_to(ROOT / "nbs").parts}]
 
 
 def silent(path):
@@ -138,7 +141,7 @@ def silent(path):
             yield f"cell {number}: {ast.unparse(last)}"
 
 
-@pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.relative_to(ROOT / "nbs").as_posix())
+@pytest.mark.parametrize("path", lessons(), ids=lambda p: p.relative_to(ROOT / "nbs").as_posix())
 def test_lessons_show_their_values(path):
     found = list(silent(path))
     assert not found, f"execute it with docs/lessons.py: {found}"
