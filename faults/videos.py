@@ -2,7 +2,6 @@
 
 import os
 import zlib
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -36,16 +35,6 @@ KINDS = {  # name of the file -> encoder, its options
 }
 
 
-@contextmanager
-def scheduled_as_before():
-    "Puts a thread's scheduling back: run by root, SVT-AV1 gives its caller the highest real-time priority."
-    policy, priority = os.sched_getscheduler(0), os.sched_getparam(0)
-    try:
-        yield
-    finally:
-        os.sched_setscheduler(0, policy, priority)
-
-
 def make(folder: Path):
     "Encodes one puppet in every way; a file whose encoder is not here is left out."
     torch.set_num_threads(1)
@@ -57,8 +46,7 @@ def make(folder: Path):
             video.av.codec.Codec(codec, "w")
         except ValueError:
             continue
-        with scheduled_as_before():
-            video.write_video(folder / name, frames, codec=codec, options=options)
+        video.write_video(folder / name, frames, codec=codec, options=options)
 
 
 # ---------------------------------------------------------------- what is done to a file

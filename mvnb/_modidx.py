@@ -2592,6 +2592,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'mvnb.video._row': ('clips/video.html#_row', 'mvnb/video.py'),
                             'mvnb.video._said': ('clips/video.html#_said', 'mvnb/video.py'),
                             'mvnb.video._scan': ('clips/video.html#_scan', 'mvnb/video.py'),
+                            'mvnb.video._scheduled_as_before': ('clips/video.html#_scheduled_as_before', 'mvnb/video.py'),
                             'mvnb.video._seek_starts': ('clips/video.html#_seek_starts', 'mvnb/video.py'),
                             'mvnb.video._shares': ('clips/video.html#_shares', 'mvnb/video.py'),
                             'mvnb.video._short_side': ('clips/video.html#_short_side', 'mvnb/video.py'),

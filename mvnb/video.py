@@ -116,6 +116,17 @@ def _encode(file: str, frames: Iterable, fps: Fraction, codec: str, options: dic
 _X264 = {"crf": "18", "preset": "veryfast"}  # what libx264 encodes with unless told otherwise
 
 
+@contextlib.contextmanager
+def _scheduled_as_before():
+    "Puts a thread's scheduling back: run by root, SVT-AV1 gives its caller the highest real-time priority."
+    before = (os.sched_getscheduler(0), os.sched_getparam(0)) if hasattr(os, "sched_getparam") else None
+    try:
+        yield
+    finally:
+        if before and os.sched_getscheduler(0) != before[0]:
+            os.sched_setscheduler(0, *before)
+
+
 def write_video(
     path,  # file to write; its suffix chooses the container
     frames: np.ndarray | Iterator,  # uint8 [T,H,W,3], RGB; or its frames one after the other
@@ -131,7 +142,7 @@ def write_video(
     if options is None:
         options = _X264 if codec == "libx264" else {}
     options = {key: str(value) for key, value in options.items()}
-    with settings.whole(path) as part:
+    with settings.whole(path) as part, _scheduled_as_before():
         _encode(str(part), frames, Fraction(fps).limit_denominator(1001), codec, options)
     return path
 
